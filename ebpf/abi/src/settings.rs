@@ -1,0 +1,49 @@
+//! What user space tells the programs: which cgroups are sandboxes, and what each wants to hear.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Report successful opens for reading too, instead of only counting them.
+pub const REPORT_READS: u32 = 1;
+/// Report opens and executions that failed with ENOENT: in a root file system made of binds that is what a
+/// path nobody granted answers.
+pub const REPORT_MISSING: u32 = 2;
+
+/// Settings of one sandbox, the value of the map `SANDBOXES`; the key is the id of its cgroup.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct Settings {
+    /// `REPORT_*` bits.
+    pub flags: u32,
+    /// The sandbox's own IPv4 address, in host byte order; 0 for none.
+    pub own_v4: u32,
+    /// The sandbox's own IPv6 address as four words in host byte order; all 0 for none.
+    pub own_v6: [u32; 4],
+}
+
+/// What was only counted, the value of the map `COUNTS`; the key is the id of the cgroup.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Counts {
+    /// Successful opens for reading.
+    pub reads: u64,
+    /// Records written for this sandbox.
+    pub records: u64,
+    /// Records of this sandbox that found no room in the ring.
+    pub lost: u64,
+}
+
+/// What one sandbox's `sk_lookup` program needs to know, element 0 of its map `PLACE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+pub struct Place {
+    /// The sandbox's own IPv4 address, in host byte order.
+    pub own_v4: u32,
+    /// The port of the gateway's listeners on 127.0.0.1 and `::1`, in host byte order.
+    pub gateway_port: u32,
+    /// The sandbox's own IPv6 address as four words in host byte order.
+    pub own_v6: [u32; 4],
+}
+
+const _: () = assert!(size_of::<Settings>() == 24);
+const _: () = assert!(size_of::<Counts>() == 24);
+const _: () = assert!(size_of::<Place>() == 24);

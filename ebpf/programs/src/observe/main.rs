@@ -1,0 +1,27 @@
+//! Observation of sandbox tasks, and the judgement of where they connect.
+//!
+//! Every program looks the task's cgroup up first; a task that is in no sandbox leaves after that one look-up.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![expect(internal_features, reason = "the BPF target has no AtomicU64::fetch_add, only the intrinsic")]
+
+mod connect;
+mod emit;
+mod exec;
+mod exit;
+mod files;
+mod kernel;
+mod maps;
+mod text;
+mod walk;
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing here panics; the verifier would refuse the endless loop.
+    loop {}
+}

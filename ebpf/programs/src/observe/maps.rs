@@ -1,0 +1,26 @@
+//! The maps, all created by the loader.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use skep_ebpf_abi::settings::{Counts, Settings};
+use skep_ebpf_abi::syscalls::{Shape, TABLE_LENGTH};
+
+/// Sandboxes by the id of their cgroup.
+#[map]
+pub static SANDBOXES: HashMap<u64, Settings> = HashMap::with_max_entries(4096, 0);
+
+/// What is counted, by the id of the cgroup.
+#[map]
+pub static COUNTS: HashMap<u64, Counts> = HashMap::with_max_entries(4096, 0);
+
+/// The shape of every watched system call, by its number.
+#[map]
+pub static SYSCALLS: Array<Shape> = Array::with_max_entries(TABLE_LENGTH as u32, 0);
+
+/// The next record's number on each CPU.
+#[map]
+pub static NUMBERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The records. The loader sets the size.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);

@@ -1,0 +1,115 @@
+//! What only skepd knows: `ls`, `status`, and the audit for those who may not read the log themselves.
+
+use std::io::{self, Write};
+use std::time::SystemTime;
+
+use skep_runtime::audit::Entry;
+use skep_runtime::places::Places;
+use skep_runtime::protocol::{AuditQuery, Refusal, Reply, Request, Sandbox};
+
+use crate::arguments;
+use crate::client::{Client, ClientError};
+use crate::show::audit::{Printer, filter};
+use crate::show::render::Screen;
+use crate::show::sandboxes;
+
+/// Prints every sandbox the caller may see. Where no skepd runs there is none, and none is started to say so.
+///
+/// # Errors
+/// When there is a daemon and it does not answer.
+pub fn list(places: &Places, json: bool) -> Result<(), ClientError> {
+    let found = running(places)?;
+    if json {
+        found.iter().for_each(|sandbox| print_line(&sandboxes::json(sandbox)));
+    } else if found.is_empty() {
+        print_line("no sandbox is running");
+    } else {
+        print_line(&sandboxes::list(&Screen::of_output(), &found));
+    }
+    Ok(())
+}
+
+fn running(places: &Places) -> Result<Vec<Sandbox>, ClientError> {
+    let client = match Client::reach_running(places) {
+        Err(ClientError::NotRunning { .. }) => return Ok(Vec::new()),
+        client => client?,
+    };
+    client.send(&Request::List, &[])?;
+    let mut found = Vec::new();
+    loop {
+        match client.receive()?.0 {
+            Reply::Sandbox(sandbox) => found.push(*sandbox),
+            Reply::Done => return Ok(found),
+            _ => return Err(ClientError::Protocol),
+        }
+    }
+}
+
+/// Prints one sandbox, or all of them.
+///
+/// # Errors
+/// When there is no such sandbox, or no daemon.
+pub fn status(places: &Places, arguments: &arguments::Status) -> Result<(), ClientError> {
+    let found = match &arguments.sandbox {
+        None => running(places)?,
+        Some(name) => vec![one(places, name)?],
+    };
+    for sandbox in &found {
+        print_line(&match arguments.output.json {
+            true => sandboxes::json(sandbox),
+            false => sandboxes::status(&Screen::of_output(), sandbox),
+        });
+    }
+    Ok(())
+}
+
+fn one(places: &Places, name: &str) -> Result<Sandbox, ClientError> {
+    let client = Client::reach_running(places)?;
+    client.send(&Request::Status { sandbox: name.to_owned() }, &[])?;
+    match client.receive()?.0 {
+        Reply::Sandbox(sandbox) => Ok(*sandbox),
+        _ => Err(ClientError::Protocol),
+    }
+}
+
+/// Prints the records of the caller's own sandboxes.
+///
+/// # Errors
+/// When there is no daemon, or it cannot read the log.
+pub fn audit(places: &Places, arguments: &arguments::Audit) -> Result<(), ClientError> {
+    let wanted = filter(arguments, SystemTime::now()).map_err(|message| {
+        ClientError::Refused(Refusal { exit: 2, ..Refusal::new("usage", message, "see skep audit --help") })
+    })?;
+    let query = AuditQuery {
+        sandbox: wanted.sandbox,
+        kinds: wanted.kinds,
+        denied: wanted.denied,
+        since: wanted.since,
+        until: wanted.until,
+        path: wanted.path,
+        owner: wanted.owner,
+        follow: arguments.follow,
+    };
+    let client = Client::reach_running(places)?;
+    client.send(&Request::Audit(query), &[])?;
+    let printer = Printer { screen: Screen::of_output(), json: arguments.json };
+    let mut out = io::stdout().lock();
+    loop {
+        match client.receive()?.0 {
+            Reply::Lines(text) => {
+                for entry in text.lines().filter_map(Entry::parse) {
+                    if printer.print(&mut out, &entry).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            Reply::Done => return Ok(()),
+            _ => return Err(ClientError::Protocol),
+        }
+    }
+}
+
+/// A line on standard output. Whoever stops reading has read enough.
+fn print_line(text: &str) {
+    let _closed = writeln!(io::stdout(), "{text}");
+}

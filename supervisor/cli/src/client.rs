@@ -1,0 +1,237 @@
+//! The connection to skepd, which root starts on the way when none is running.
+
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use skep_kernel::listener::dial;
+use skep_kernel::seqpacket::{Channel, ChannelError};
+use skep_runtime::places::{Places, sibling};
+use skep_runtime::protocol::{Refusal, Reply, Request, VERSION};
+
+/// How long a skepd that another client is just starting may take to listen, or one that is leaving to be gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a daemon that has the places but no socket is taken for one that starts.
+const STARTING: Duration = Duration::from_secs(1);
+
+/// A connection that has exchanged versions.
+#[derive(Debug)]
+pub struct Client {
+    channel: Channel,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// No daemon, and the caller is not the one to start it.
+    #[error("no skepd is running at {socket}, and only root starts one on the way")]
+    NotRunning {
+        /// The socket that was tried.
+        socket: String,
+    },
+    /// The daemon's socket is not for this user.
+    #[error("{socket} is open to root and to the group skep, and you are in neither")]
+    NotAllowed {
+        /// The socket that was tried.
+        socket: String,
+    },
+    /// skepd did not come up.
+    #[error("starting skepd failed: {0}")]
+    Start(String),
+    /// The connection broke.
+    #[error("the connection to skepd failed: {0}")]
+    Channel(#[from] ChannelError),
+    /// skepd went away in the middle of a request.
+    #[error("skepd closed the connection")]
+    Closed,
+    /// skepd said no.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    /// skepd answered something that is no answer to the request.
+    #[error("skepd and skep do not understand each other; install both from the same version")]
+    Protocol,
+}
+
+impl ClientError {
+    /// The exit code of `skep run`: 125 for our own failures, 126 and 127 as a shell has them.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(refusal) => refusal.exit,
+            _ => 125,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> &str {
+        match self {
+            Self::NotRunning { .. } => "run it with sudo, or start the service: systemctl start skepd",
+            Self::NotAllowed { .. } => {
+                "run it with sudo, or have root add you to the group: gpasswd -a $USER skep"
+            }
+            Self::Start(_) => "skep doctor says what this host has and what it lacks",
+            Self::Channel(_) | Self::Closed => "skep audit shows what happened until then",
+            Self::Refused(refusal) => &refusal.advice,
+            Self::Protocol => "",
+        }
+    }
+}
+
+impl Client {
+    /// Connects to the daemon of `places`; root starts a transient one if there is none.
+    ///
+    /// # Errors
+    /// When there is no daemon and none can be started, or it speaks another version.
+    pub fn connect(places: &Places) -> Result<Self, ClientError> {
+        Self::greeted(places, nix::unistd::geteuid().is_root())
+    }
+
+    /// Connects to a daemon that runs already.
+    ///
+    /// # Errors
+    /// [`ClientError::NotRunning`] when there is none.
+    pub fn reach_running(places: &Places) -> Result<Self, ClientError> {
+        Self::greeted(places, false)
+    }
+
+    fn greeted(places: &Places, may_start: bool) -> Result<Self, ClientError> {
+        // A transient daemon may leave between our connect and its accept; the next one will not.
+        for _ in 0..3 {
+            let client = Self { channel: reach(places, may_start)? };
+            match client.greet() {
+                Err(ClientError::Closed | ClientError::Channel(_)) => {}
+                Err(error) => return Err(error),
+                Ok(()) => return Ok(client),
+            }
+        }
+        Err(ClientError::Closed)
+    }
+
+    fn greet(&self) -> Result<(), ClientError> {
+        self.send(&Request::Hello { version: VERSION }, &[])?;
+        match self.receive()? {
+            (Reply::Welcome { version: VERSION }, _) => Ok(()),
+            _ => Err(ClientError::Protocol),
+        }
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub fn send(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
+        Ok(self.channel.send(request, descriptors)?)
+    }
+
+    /// Waits for the next reply.
+    ///
+    /// # Errors
+    /// When the connection ends, or the reply is a refusal.
+    pub fn receive(&self) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
+        match self.channel.receive()? {
+            Some((Reply::Refused(refusal), _)) => Err(ClientError::Refused(refusal)),
+            Some(reply) => Ok(reply),
+            None => Err(ClientError::Closed),
+        }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+/// Dials the daemon, or starts one.
+fn reach(places: &Places, may_start: bool) -> Result<Channel, ClientError> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut patience = Duration::ZERO;
+    loop {
+        match dialled_within(places, patience) {
+            Err(ClientError::NotRunning { .. }) if may_start && Instant::now() < deadline => {}
+            channel => return channel,
+        }
+        patience = match start(places)? {
+            Started::Ours => Duration::ZERO,
+            Started::Other => STARTING,
+        };
+    }
+}
+
+/// Dials until somebody listens. A daemon that is leaving never listens again: then the time passes, and the
+/// next attempt starts one of our own.
+fn dialled_within(places: &Places, patience: Duration) -> Result<Channel, ClientError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match dialled(places) {
+            Err(ClientError::NotRunning { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            channel => return channel,
+        }
+    }
+}
+
+fn dialled(places: &Places) -> Result<Channel, ClientError> {
+    let socket = || places.client_socket.display().to_string();
+    dial(&places.client_socket).map_err(|error| match errno(&error) {
+        libc::EACCES | libc::EPERM => ClientError::NotAllowed { socket: socket() },
+        libc::ENOENT | libc::ECONNREFUSED => ClientError::NotRunning { socket: socket() },
+        _ => error.into(),
+    })
+}
+
+fn errno(error: &ChannelError) -> i32 {
+    match error {
+        ChannelError::Syscall(error) => error.errno,
+        _ => libc::EIO,
+    }
+}
+
+/// What came of starting a daemon.
+#[derive(Clone, Copy, Debug)]
+enum Started {
+    /// It listens.
+    Ours,
+    /// Another one has the places: it is about to listen, or about to be gone.
+    Other,
+}
+
+/// Starts a transient skepd.
+///
+/// The daemon says on its standard output, in one line, that it listens or why it does not. Where two clients
+/// start one at the same time, the second daemon finds the state directory locked.
+fn start(places: &Places) -> Result<Started, ClientError> {
+    let failed = |error: std::io::Error| ClientError::Start(error.to_string());
+    let mut daemon = Command::new(sibling("skepd").map_err(failed)?)
+        .arg("--transient")
+        .env_clear()
+        .env("SKEP_STATE", &places.state)
+        .env("SKEP_RUNTIME", &places.runtime)
+        .env("SKEP_CONFIGURATION", &places.configuration)
+        .envs(std::env::var_os("SKEP_LOG").map(|level| ("SKEP_LOG", level)))
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| ClientError::Start(format!("skepd beside {}: {error}", own_name())))?;
+    let mut answer = String::new();
+    if let Some(output) = daemon.stdout.take() {
+        BufReader::new(output).read_line(&mut answer).map_err(failed)?;
+    }
+    match answer.trim_end() {
+        "ready" => Ok(Started::Ours),
+        "another skepd has these places" => Ok(Started::Other),
+        "" => Err(ClientError::Start("it ended without a word".to_owned())),
+        reason => Err(ClientError::Start(reason.to_owned())),
+    }
+}
+
+fn own_name() -> String {
+    std::env::current_exe().map_or_else(|_| "skep".to_owned(), |path| path.display().to_string())
+}

@@ -1,0 +1,12 @@
+//! What the binaries `skep` and `skepd` share: the command line and what it shows.
+#![forbid(unsafe_code)]
+
+pub mod arguments;
+pub mod ask;
+pub mod client;
+pub mod local;
+pub mod origin;
+pub mod report;
+pub mod run;
+pub mod show;
+pub mod streams;

@@ -1,0 +1,141 @@
+//! The command line of skep: parse, ask, print.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use skep_cli::arguments::{self, Arguments, AuditCommand, Command};
+use skep_cli::client::ClientError;
+use skep_cli::local::{self, Answer, LocalError, Surroundings};
+use skep_cli::{ask, report, run};
+use skep_kernel::probe::Facts;
+use skep_policy::policy::Bindings;
+use skep_runtime::host;
+use skep_runtime::places::Places;
+use skep_runtime::profiles::Shelf;
+use skep_runtime::view::HostTree;
+
+/// Our own failures, as with `run`.
+const FAILED: u8 = 125;
+
+fn main() -> ExitCode {
+    if let Some(code) = skep_kernel::probe::child_main() {
+        return code;
+    }
+    let arguments = Arguments::parse();
+    let mut places = Places::from_environment();
+    if let Some(socket) = arguments.socket {
+        places.client_socket = socket;
+    }
+    ExitCode::from(match arguments.command {
+        Command::Run(options) => {
+            let json = options.json;
+            told(run::run(run_options(options), &places), json)
+        }
+        Command::Ls(output) => told(ask::list(&places, output.json).map(|()| 0), output.json),
+        Command::Status(status) => told(ask::status(&places, &status).map(|()| 0), status.output.json),
+        Command::Audit(audit) => show_audit(&audit, &places),
+        Command::Profile(profile) => {
+            with_surroundings(&places, &prove(&places), |around| local::profile(&profile, around))
+        }
+        Command::Doctor(doctor) => examine(&doctor, &places),
+    })
+}
+
+/// The exit code, after the error has been told.
+fn told(result: Result<u8, ClientError>, json: bool) -> u8 {
+    result.unwrap_or_else(|error| {
+        report::error(&error, json);
+        error.exit_code()
+    })
+}
+
+/// Root reads the log itself, which also works when skepd is down; others ask skepd, which shows them theirs.
+fn show_audit(audit: &arguments::Audit, places: &Places) -> u8 {
+    if let Some(AuditCommand::Verify(verify)) = &audit.command {
+        return print(Ok(local::verify(verify, &places.state)));
+    }
+    let state = audit.state.as_deref();
+    if state.is_none() && !nix::unistd::geteuid().is_root() {
+        return told(ask::audit(places, audit).map(|()| 0), audit.json);
+    }
+    let shown = local::audit(audit, state.unwrap_or(&places.state), &mut io::stdout().lock());
+    print(shown.map(|()| Answer { text: String::new(), exit: 0 }))
+}
+
+fn examine(doctor: &arguments::Doctor, places: &Places) -> u8 {
+    let facts = prove(places);
+    let names = Shelf::new(&places.configuration).names();
+    with_surroundings(places, &facts, |around| Ok(local::doctor(doctor, &facts, &names, around)))
+}
+
+/// Proves the layers. Idmapped mounts are tried where agents' states are, or where they will be made.
+fn prove(places: &Places) -> Facts {
+    let existing = places.state.ancestors().find(|path| path.is_dir());
+    host::prove(existing.unwrap_or(Path::new("/")))
+}
+
+/// Answers with what surrounds this process: the installed profiles, the host, the current directory.
+fn with_surroundings(
+    places: &Places,
+    facts: &Facts,
+    answer: impl FnOnce(&Surroundings<'_>) -> Result<Answer, LocalError>,
+) -> u8 {
+    let directory = match std::env::current_dir() {
+        Ok(directory) => directory,
+        Err(error) => {
+            eprintln!("skep: the current directory cannot be read: {error}");
+            return FAILED;
+        }
+    };
+    let home = std::env::var_os("HOME").map_or_else(|| "/nonexistent".into(), PathBuf::from);
+    let bindings = Bindings {
+        workspace: directory.clone(),
+        agent_state: places.agent_state(nix::unistd::getuid().as_raw(), "profile", "workspace"),
+        home,
+        program: None,
+        environment: std::collections::BTreeMap::new(),
+        reserved: vec![places.state.clone(), places.runtime.clone()],
+    };
+    let around = Surroundings {
+        library: &Shelf::new(&places.configuration),
+        host: &host::host(facts, true),
+        tree: &HostTree::default(),
+        bindings,
+        directory: &directory,
+    };
+    print(answer(&around))
+}
+
+fn print(answer: Result<Answer, LocalError>) -> u8 {
+    match answer {
+        Ok(answer) => {
+            // Whoever stops reading has read enough.
+            let _closed = io::stdout().lock().write_all(answer.text.as_bytes());
+            answer.exit
+        }
+        Err(error) => {
+            eprintln!("skep: {}", skep_cli::show::render::lines(&error.to_string()));
+            error.exit_code()
+        }
+    }
+}
+
+fn run_options(options: arguments::Run) -> run::Options {
+    run::Options {
+        profile: options.profile.map(|name| name.to_string_lossy().into_owned()),
+        workspace: options.workspace,
+        name: options.name,
+        accept_weaker: options.accept_weaker,
+        #[cfg(feature = "test-upstreams")]
+        upstreams: options.upstream,
+        #[cfg(not(feature = "test-upstreams"))]
+        upstreams: Vec::new(),
+        plan: options.plan,
+        json: options.json,
+        argv: options.command.into_iter().map(OsStringExt::into_vec).collect(),
+    }
+}

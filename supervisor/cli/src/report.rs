@@ -1,0 +1,89 @@
+//! What `skep run` says about itself, on standard error: standard output is the agent's.
+
+use std::collections::BTreeMap;
+use std::io::{Write, stderr};
+
+use serde_json::json;
+use skep_runtime::protocol::Summary;
+
+use crate::client::ClientError;
+use crate::show::render::{Ink, Screen, lines};
+use crate::show::summary;
+
+/// Writes a line. Standard error may be gone; then nobody reads it.
+fn say(line: &str) {
+    let _nobody_reads = writeln!(stderr(), "{line}");
+}
+
+/// Something the caller should know before the agent starts.
+pub fn notice(text: &str, json: bool) {
+    if json {
+        say(&json!({ "v": 1, "event": "notice", "text": text }).to_string());
+    } else {
+        say(&format!("skep: {}", lines(text)));
+    }
+}
+
+/// The rules that hold less than they say on this host, under the reason they share.
+pub fn weaker(rules: &[(String, String)], json: bool) {
+    if json {
+        let rules: Vec<_> = rules.iter().map(|(rule, why)| json!({ "rule": rule, "why": why })).collect();
+        return say(&json!({ "v": 1, "event": "weaker", "rules": rules }).to_string());
+    }
+    let screen = Screen::of_errors();
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (rule, why) in rules {
+        // What does not exist has its path in the reason; the rest of it is shared.
+        let shared = why.find(MISSING).map_or(why.as_str(), |at| &why[at..]);
+        by_reason.entry(shared).or_default().push(rule);
+    }
+    say(&screen.paint(Ink::Careful, &format!("skep: {} rules are WEAKER on this host:", rules.len())));
+    for (reason, rules) in by_reason {
+        say(&format!("  {}", lines(reason.trim_start())));
+        rules.iter().for_each(|rule| say(&format!("    {}", lines(rule))));
+    }
+}
+
+/// How the reason begins where an object is not there yet.
+const MISSING: &str = " does not exist yet";
+
+/// A piece of the plan, on standard output: it is what was asked for.
+pub fn plan(piece: &str) {
+    print!("{piece}");
+}
+
+/// The agent runs.
+pub fn started(id: &str, name: &str, pid: u32, json: bool) {
+    if json {
+        say(&json!({ "v": 1, "event": "started", "id": id, "name": name, "pid": pid }).to_string());
+    }
+}
+
+/// The two lines at the end of a run.
+pub fn ended(name: &str, summary: &Summary, json: bool) {
+    if json {
+        say(&summary::json(name, summary));
+    } else {
+        say(&summary::lines(&Screen::of_errors(), name, summary));
+    }
+}
+
+/// An error and what to do about it.
+pub fn error(error: &ClientError, json: bool) {
+    let code = match error {
+        ClientError::Refused(refusal) => refusal.code.as_str(),
+        _ => "connection",
+    };
+    let exit = error.exit_code();
+    let (message, advice) = (error.to_string(), error.advice());
+    if json {
+        let line = json!({
+            "v": 1, "event": "refused", "code": code, "message": message, "advice": advice, "exit": exit,
+        });
+        return say(&line.to_string());
+    }
+    say(&format!("skep: {}", lines(&message)));
+    if !advice.is_empty() {
+        say(&format!("      {}", lines(advice)));
+    }
+}

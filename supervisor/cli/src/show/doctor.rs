@@ -1,0 +1,309 @@
+//! `skep doctor`: what this host can enforce, and which profiles start here.
+
+use serde_json::{Value, json};
+use skep_kernel::probe::{Facts, Proof};
+use skep_policy::diagnostics::Diagnostics;
+use skep_policy::layers::{Binding, Host, Refusal};
+
+use super::render::{Ink, Screen, foreign, lines, pad, table};
+use super::weaker::{grouped, refused_json, weaker_json};
+
+/// One layer: is it here, how is that known, what would change it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What people call it.
+    pub layer: &'static str,
+    /// Whether rules can rely on it.
+    pub here: bool,
+    /// How that was found, or why not.
+    pub why: String,
+    /// What to do about it; empty where nothing needs to be done.
+    pub advice: String,
+}
+
+/// What comes of a profile on this host.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It starts.
+    Starts(Binding),
+    /// A rule cannot be enforced.
+    Refuses(Refusal),
+    /// The profile itself is wrong.
+    Wrong(Diagnostics),
+}
+
+/// Turns facts into findings.
+#[must_use]
+pub fn findings(facts: &Facts, host: &Host) -> Vec<Finding> {
+    vec![
+        proven("landlock", &facts.landlock.proof, "boot with landlock in lsm= (kernel 5.13 or later)")
+            .with_detail(&format!("ABI {}", facts.landlock.abi)),
+        proven("seccomp filter", &facts.seccomp.proof, "use a kernel with CONFIG_SECCOMP_FILTER"),
+        judge(facts, host),
+        Finding {
+            layer: "network gateway",
+            here: host.sk_lookup,
+            why: if host.sk_lookup { "sk_lookup loads" } else { "the sk_lookup program does not load" }
+                .to_owned(),
+            advice: unless(
+                host.sk_lookup,
+                "run as root with CAP_BPF and CAP_NET_ADMIN, on kernel 5.9 or later",
+            ),
+        },
+        cgroup(facts),
+        idmap(facts),
+        nested(facts),
+        unprivileged_bpf(facts),
+    ]
+}
+
+impl Finding {
+    fn with_detail(mut self, detail: &str) -> Self {
+        if self.here {
+            self.why = format!("{detail}, {}", self.why);
+        }
+        self
+    }
+}
+
+fn unless(here: bool, advice: &str) -> String {
+    if here { String::new() } else { advice.to_owned() }
+}
+
+fn proven(layer: &'static str, proof: &Proof, advice: &str) -> Finding {
+    Finding { layer, here: proof.works(), why: explain(proof), advice: unless(proof.works(), advice) }
+}
+
+fn explain(proof: &Proof) -> String {
+    match proof {
+        Proof::Works => "seen to refuse".to_owned(),
+        Proof::Refused(errno) => {
+            format!("the kernel refused it: {}", std::io::Error::from_raw_os_error(*errno))
+        }
+        Proof::Ineffective => "it was set up and refused nothing".to_owned(),
+        Proof::Untried(why) => format!("could not be tried: {why}"),
+    }
+}
+
+/// The path judge needs `bpf` in the boot line, and the line is given whole: leaving an LSM out of it would
+/// switch that one off.
+fn judge(facts: &Facts, host: &Host) -> Finding {
+    let layer = "path judge (BPF LSM)";
+    if host.judge {
+        return Finding { layer, here: true, why: "its canary was denied".to_owned(), advice: String::new() };
+    }
+    if facts.lists_bpf_lsm() {
+        let why =
+            "the kernel would call it, but this version of skep has none; guards with patterns hold as far \
+                   as mounts and Landlock reach"
+                .to_owned();
+        return Finding { layer, here: false, why, advice: String::new() };
+    }
+    let (why, advice) = match &facts.lsms {
+        Some(names) => {
+            ("bpf is not among the kernel's LSMs".to_owned(), format!("boot with lsm={}", boot_line(names)))
+        }
+        None => (
+            "it is unknown which LSMs the kernel has".to_owned(),
+            "mount -t securityfs securityfs /sys/kernel/security, and run this again".to_owned(),
+        ),
+    };
+    Finding { layer, here: false, why, advice }
+}
+
+/// The active LSMs and `bpf`. `capability` is always first and not to be named.
+fn boot_line(names: &[String]) -> String {
+    let named = names.iter().map(String::as_str).filter(|name| *name != "capability");
+    named.chain(["bpf"]).collect::<Vec<_>>().join(",")
+}
+
+fn cgroup(facts: &Facts) -> Finding {
+    let controllers: Vec<String> = facts.cgroup.controllers.iter().map(|c| c.to_string()).collect();
+    let missing: Vec<&str> =
+        ["memory", "pids", "cpu"].into_iter().filter(|name| !controllers.iter().any(|c| c == name)).collect();
+    let works = facts.cgroup.proof.works();
+    let why = match (works, missing.is_empty()) {
+        (false, _) => explain(&facts.cgroup.proof),
+        (true, true) => format!("frozen, thawed and killed; controllers {}", controllers.join(" ")),
+        (true, false) => format!("frozen, thawed and killed, but version 2 lacks {}", missing.join(", ")),
+    };
+    let advice = "boot with systemd.unified_cgroup_hierarchy=1 (or mount cgroup2 with its controllers), else \
+                  limits of memory, tasks and processor hold only where a profile says best_effort";
+    Finding {
+        layer: "cgroup v2 limits",
+        here: works && missing.is_empty(),
+        why,
+        advice: unless(works && missing.is_empty(), advice),
+    }
+}
+
+fn idmap(facts: &Facts) -> Finding {
+    let bad = facts.idmapped_mounts.iter().find(|(_, proof)| !proof.works());
+    let (here, why) = match (facts.idmapped_mounts.is_empty(), bad) {
+        (true, _) => (false, "was not tried".to_owned()),
+        (false, None) => (true, "mounted".to_owned()),
+        (false, Some((path, proof))) => {
+            (false, format!("{}: {}", foreign(&path.to_string_lossy()), explain(proof)))
+        }
+    };
+    let advice =
+        "identity = \"own\" (and plain root) needs kernel 5.12 or later and ext4, xfs, btrfs or tmpfs";
+    Finding { layer: "idmapped mounts", here, why, advice: unless(here, advice) }
+}
+
+fn nested(facts: &Facts) -> Finding {
+    let namespaces = &facts.user_namespaces;
+    let restricted = namespaces.apparmor_restricts == Some(1);
+    let here = namespaces.proof.works() && !restricted;
+    let why = if restricted {
+        "AppArmor takes the capabilities of unprivileged user namespaces away".to_owned()
+    } else {
+        match namespaces.proof {
+            Proof::Works => "made without privilege".to_owned(),
+            ref proof => explain(proof),
+        }
+    };
+    let advice = if restricted {
+        "only agents with sandboxes of their own need it: load an AppArmor profile with `userns,` for them"
+    } else {
+        "only agents with sandboxes of their own need it: sysctl user.max_user_namespaces=15000"
+    };
+    Finding { layer: "user namespaces inside", here, why, advice: unless(here, advice) }
+}
+
+fn unprivileged_bpf(facts: &Facts) -> Finding {
+    let here = facts.unprivileged_bpf_disabled.is_some_and(|value| value > 0);
+    let why = match facts.unprivileged_bpf_disabled {
+        Some(value) => format!("kernel.unprivileged_bpf_disabled = {value}"),
+        None => "kernel.unprivileged_bpf_disabled cannot be read".to_owned(),
+    };
+    let advice = "sysctl kernel.unprivileged_bpf_disabled=2 (sandboxes cannot call bpf(2) either way)";
+    Finding { layer: "bpf(2) is root's alone", here, why, advice: unless(here, advice) }
+}
+
+/// The whole report for people.
+#[must_use]
+pub fn report(screen: &Screen, kernel: &str, findings: &[Finding], profiles: &[(String, Outcome)]) -> String {
+    let mut out = format!("kernel {}\n\n", foreign(kernel));
+    for finding in findings {
+        let (word, ink) = if finding.here { ("yes", Ink::Good) } else { ("NO", Ink::Careful) };
+        let why = screen.rest(&foreign(&finding.why), 31);
+        out += &format!("{}  {}  {why}\n", pad(finding.layer, 24), screen.paint(ink, &pad(word, 3)));
+        if !finding.advice.is_empty() {
+            out += &format!("{:>31}{}\n", "", screen.paint(Ink::Faint, &format!("-> {}", finding.advice)));
+        }
+    }
+    let row = |(name, outcome): &(String, Outcome)| vec![foreign(name), verdict(outcome)];
+    let rows: Vec<_> = profiles.iter().map(row).collect();
+    out += "\n";
+    out += &table(screen, &["PROFILE", "HERE"], &rows);
+    out + &profiles.iter().map(|(name, outcome)| details(screen, name, outcome)).collect::<String>()
+}
+
+fn verdict(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Starts(binding) => match binding.weaker().count() {
+            0 => "starts, every rule enforced".to_owned(),
+            count => format!("starts, {count} of {} rules weaker", binding.rules.len()),
+        },
+        Outcome::Refuses(refusal) => {
+            format!("REFUSES to start: {} rules cannot be enforced", refusal.rules.len())
+        }
+        Outcome::Wrong(errors) => format!("WRONG: {} errors", errors.errors.len()),
+    }
+}
+
+fn details(screen: &Screen, name: &str, outcome: &Outcome) -> String {
+    let head = |text: &str| screen.paint(Ink::Strong, &format!("\n{}: {text}\n", foreign(name)));
+    match outcome {
+        Outcome::Starts(binding) if binding.weaker().next().is_some() => {
+            head("weaker here") + &grouped(binding)
+        }
+        Outcome::Starts(_) => String::new(),
+        Outcome::Refuses(refusal) => head("refuses") + &lines(&refusal.to_string()) + "\n",
+        Outcome::Wrong(errors) => head("wrong") + &lines(&errors.to_string()) + "\n",
+    }
+}
+
+/// The whole report as one JSON object.
+#[must_use]
+pub fn json(kernel: &str, findings: &[Finding], profiles: &[(String, Outcome)]) -> String {
+    let layers: Vec<Value> = findings
+        .iter()
+        .map(|f| json!({ "layer": f.layer, "here": f.here, "why": foreign(&f.why), "advice": f.advice }))
+        .collect();
+    let profiles: Vec<Value> = profiles
+        .iter()
+        .map(|(name, outcome)| {
+            let (weaker, refused) = match outcome {
+                Outcome::Starts(binding) => (weaker_json(binding), Vec::new()),
+                Outcome::Refuses(refusal) => (Vec::new(), refused_json(refusal)),
+                Outcome::Wrong(errors) => {
+                    let error = |e: &skep_policy::diagnostics::Diagnostic| json!({ "rule": null, "why": foreign(&e.message) });
+                    (Vec::new(), errors.errors.iter().map(error).collect())
+                }
+            };
+            let starts = matches!(outcome, Outcome::Starts(_));
+            json!({ "profile": foreign(name), "starts": starts, "weaker": weaker, "refused": refused })
+        })
+        .collect();
+    json!({ "kernel": foreign(kernel), "layers": layers, "profiles": profiles }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_kernel::cgroup::Controllers;
+    use skep_kernel::probe::{Cgroup, Landlock, Seccomp, UserNamespaces};
+
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            kernel: "6.18.0".into(),
+            lsms: Some(["capability", "landlock", "yama"].map(str::to_owned).to_vec()),
+            landlock: Landlock { abi: 7, proof: Proof::Works },
+            seccomp: Seccomp { proof: Proof::Works, listener: true, wait_killable: true },
+            cgroup: Cgroup { mount: None, controllers: Controllers::default(), proof: Proof::Works },
+            user_namespaces: UserNamespaces {
+                proof: Proof::Works,
+                most: Some(1),
+                apparmor_restricts: Some(1),
+            },
+            idmapped_mounts: vec![("/var/\x1b[2J".into(), Proof::Refused(22))],
+            unprivileged_bpf_disabled: Some(0),
+        }
+    }
+
+    #[test]
+    fn the_boot_line_keeps_what_is_there() {
+        let found = findings(&facts(), &Host::default());
+        let judge = found.iter().find(|finding| finding.layer.starts_with("path judge")).unwrap();
+        assert!(!judge.here);
+        assert_eq!(judge.advice, "boot with lsm=landlock,yama,bpf");
+    }
+
+    #[test]
+    fn every_layer_that_is_missing_comes_with_a_reason_and_advice() {
+        let found = findings(&facts(), &Host::default());
+        let missing: Vec<_> = found.iter().filter(|finding| !finding.here).collect();
+        assert_eq!(missing.len(), 6, "{missing:?}");
+        assert!(missing.iter().all(|finding| !finding.why.is_empty() && !finding.advice.is_empty()));
+    }
+
+    #[test]
+    fn the_report_is_plain_and_tells_weaker_from_refused() {
+        let outcomes = [
+            ("a".to_owned(), Outcome::Starts(Binding::default())),
+            ("b".to_owned(), Outcome::Refuses(Refusal { rules: Vec::new() })),
+        ];
+        let text = report(&Screen::default(), "6.18", &findings(&facts(), &Host::default()), &outcomes);
+        assert!(text.contains("a        starts, every rule enforced\nb        REFUSES to start"), "{text}");
+        assert!(text.lines().all(|line| line.chars().all(skep_policy::escape::is_plain)), "{text:?}");
+        let value: Value =
+            serde_json::from_str(&json("6.18", &findings(&facts(), &Host::default()), &outcomes)).unwrap();
+        assert_eq!(
+            (&value["profiles"][0]["starts"], &value["profiles"][1]["starts"]),
+            (&json!(true), &json!(false))
+        );
+    }
+}

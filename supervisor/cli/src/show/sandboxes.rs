@@ -1,0 +1,177 @@
+//! `skep ls` and `skep status`.
+
+use serde_json::{Value, json};
+use skep_runtime::audit::Text;
+use skep_runtime::protocol::Sandbox;
+
+use super::entry::duration;
+use super::render::{Ink, Screen, foreign, table};
+
+/// All sandboxes, one a line.
+#[must_use]
+pub fn list(screen: &Screen, sandboxes: &[Sandbox]) -> String {
+    if sandboxes.is_empty() {
+        return "no sandbox is running\n".to_owned();
+    }
+    let row = |sandbox: &Sandbox| {
+        let weaker = if sandbox.weaker.is_empty() { "" } else { "!" };
+        vec![
+            foreign(&sandbox.name) + weaker,
+            foreign(&sandbox.state),
+            duration(sandbox.age_seconds * 1000),
+            foreign(&sandbox.profile),
+            sandbox.owner.to_string(),
+            sandbox.counters.denied.to_string(),
+            sandbox.command.clone(),
+        ]
+    };
+    let rows: Vec<_> = sandboxes.iter().map(row).map(escape_last).collect();
+    let mut out = table(screen, &["NAME", "STATE", "AGE", "PROFILE", "UID", "DENIED", "COMMAND"], &rows);
+    if sandboxes.iter().any(|sandbox| !sandbox.weaker.is_empty()) {
+        out += &screen.paint(Ink::Careful, "! = rules are weaker than written, see `skep status NAME`\n");
+    }
+    out
+}
+
+/// The command comes escaped from the daemon; one that is not plain all the same is escaped once more.
+fn escape_last(mut row: Vec<String>) -> Vec<String> {
+    if let Some(last) = row.last_mut() {
+        *last = super::render::lines(last).replace('\n', "\\n");
+    }
+    row
+}
+
+/// One sandbox in full.
+#[must_use]
+pub fn status(screen: &Screen, sandbox: &Sandbox) -> String {
+    let c = sandbox.counters;
+    let fields = [
+        ("id", foreign(&sandbox.id)),
+        ("state", foreign(&sandbox.state)),
+        ("command", super::render::lines(&sandbox.command).replace('\n', "\\n")),
+        ("workspace", Text::from(sandbox.workspace.as_path()).shown()),
+        ("profile", foreign(&sandbox.profile)),
+        ("owner", format!("uid {}", sandbox.owner)),
+        ("pid", sandbox.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
+        ("age", duration(sandbox.age_seconds * 1000)),
+        (
+            "so far",
+            format!(
+                "{} executed, {} changed, {} denied, {} connected",
+                c.executed, c.changed, c.denied, c.connected
+            ),
+        ),
+    ];
+    let mut out = screen.paint(Ink::Strong, &foreign(&sandbox.name)) + "\n";
+    for (name, value) in fields {
+        out += &format!("  {name:<10} {value}\n");
+    }
+    if c.lost > 0 {
+        let text = format!("  {} records were lost; each gap is a record of the audit\n", c.lost);
+        out += &screen.paint(Ink::Careful, &text);
+    }
+    out + &weaker(screen, &sandbox.weaker) + &enforced(screen, &sandbox.enforced)
+}
+
+/// The rules that are weaker, loudly.
+#[must_use]
+pub fn weaker(screen: &Screen, rules: &[(String, String)]) -> String {
+    if rules.is_empty() {
+        return String::new();
+    }
+    let mut out =
+        screen.paint(Ink::Careful, &format!("{} rules are WEAKER here than written:", rules.len())) + "\n";
+    for (rule, why) in rules {
+        out += &format!("  {}\n      {}\n", foreign(rule), foreign(why));
+    }
+    out
+}
+
+fn enforced(screen: &Screen, rules: &[(String, Vec<String>)]) -> String {
+    let row = |(rule, layers): &(String, Vec<String>)| vec![foreign(&layers.join("+")), foreign(rule)];
+    let rows: Vec<_> = rules.iter().map(row).collect();
+    if rows.is_empty() { String::new() } else { table(screen, &["ENFORCED BY", "RULE"], &rows) }
+}
+
+/// One sandbox as a JSON object on one line.
+#[must_use]
+pub fn json(sandbox: &Sandbox) -> String {
+    let text = |text: &str| Text::from(text);
+    let c = sandbox.counters;
+    let enforced: Vec<Value> = sandbox
+        .enforced
+        .iter()
+        .map(|(rule, layers)| json!({ "rule": text(rule), "layers": layers }))
+        .collect();
+    let weaker: Vec<Value> =
+        sandbox.weaker.iter().map(|(rule, why)| json!({ "rule": text(rule), "reason": text(why) })).collect();
+    json!({
+        "id": text(&sandbox.id),
+        "name": text(&sandbox.name),
+        "owner": sandbox.owner,
+        "profile": text(&sandbox.profile),
+        "workspace": Text::from(sandbox.workspace.as_path()),
+        "command": text(&sandbox.command),
+        "state": text(&sandbox.state),
+        "age_seconds": sandbox.age_seconds,
+        "pid": sandbox.pid,
+        "executed": c.executed,
+        "changed": c.changed,
+        "denied": c.denied,
+        "connected": c.connected,
+        "lost": c.lost,
+        "enforced": enforced,
+        "weaker": weaker,
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_runtime::protocol::Counters;
+
+    use super::*;
+
+    fn sandbox() -> Sandbox {
+        Sandbox {
+            id: "bee-1".into(),
+            name: "bee".into(),
+            owner: 1000,
+            profile: "claude-code".into(),
+            workspace: "/work/\x1b[2J".into(),
+            command: "claude -p \x1b[2J".into(),
+            state: "running".into(),
+            age_seconds: 75,
+            pid: Some(42),
+            counters: Counters { denied: 3, lost: 1, ..Counters::default() },
+            enforced: vec![("write ${workspace}".into(), vec!["mounts".into(), "landlock".into()])],
+            weaker: vec![("hide **/.env*".into(), "no bpf LSM\u{202e}".into())],
+        }
+    }
+
+    #[test]
+    fn a_list_marks_weaker_sandboxes_and_is_plain() {
+        let text = list(&Screen::default(), &[sandbox()]);
+        assert!(text.contains("bee!  running  1 min 15 s  claude-code  1000  3"), "{text}");
+        assert!(text.contains("! = rules are weaker"));
+        assert!(text.lines().all(|line| line.chars().all(skep_policy::escape::is_plain)), "{text:?}");
+        assert_eq!(list(&Screen::default(), &[]), "no sandbox is running\n");
+    }
+
+    #[test]
+    fn a_status_names_each_rule_with_its_layers_and_what_is_weaker() {
+        let text = status(&Screen::default(), &sandbox());
+        assert!(text.contains("1 rules are WEAKER here than written:\n  hide **/.env*"), "{text}");
+        assert!(text.contains("mounts+landlock  write ${workspace}"), "{text}");
+        assert!(text.contains("1 records were lost"), "{text}");
+        assert!(text.lines().all(|line| line.chars().all(skep_policy::escape::is_plain)), "{text:?}");
+    }
+
+    #[test]
+    fn json_is_one_line_without_raw_controls() {
+        let text = json(&sandbox());
+        assert!(text.chars().all(skep_policy::escape::is_plain), "{text}");
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&value["name"], &value["denied"]), (&json!("bee"), &json!(3)));
+    }
+}

@@ -1,0 +1,197 @@
+//! Telling `skepd` what was judged, and waiting until it is written down.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::time::Instant;
+
+use skep_policy::gateway::{GatewayEvent, Subject};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::judge::Verdict;
+
+/// Most events that wait for `skepd` to read them before nothing new is taken from any sandbox.
+const BACKLOG: usize = 4096;
+
+/// Numbers the events of this gateway and matches the answers to them.
+#[derive(Debug)]
+pub struct Recorder {
+    next: Cell<u64>,
+    waiting: RefCell<HashMap<u64, oneshot::Sender<()>>>,
+    outbox: mpsc::UnboundedSender<GatewayEvent>,
+    backlog: Cell<usize>,
+    relief: Notify,
+}
+
+/// `skepd` answered an event that was never sent.
+#[derive(Debug, thiserror::Error)]
+#[error("event {0} was recorded but never sent")]
+pub struct NeverSent(u64);
+
+impl Recorder {
+    /// A recorder, and the end its events come out at.
+    #[must_use]
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<GatewayEvent>) {
+        let (outbox, events) = mpsc::unbounded_channel();
+        let recorder = Self {
+            next: Cell::new(0),
+            waiting: RefCell::default(),
+            outbox,
+            backlog: Cell::new(0),
+            relief: Notify::new(),
+        };
+        (recorder, events)
+    }
+
+    /// Queues an event. The queue is bounded by who calls this: what a sandbox can cause without end is only
+    /// taken from it after [`Recorder::room`].
+    pub fn say(&self, event: GatewayEvent) {
+        self.backlog.set(self.backlog.get() + 1);
+        // Nobody reads any more only when the gateway is ending.
+        let _ending = self.outbox.send(event);
+    }
+
+    /// An event has left the queue.
+    pub fn sent(&self) {
+        self.backlog.set(self.backlog.get().saturating_sub(1));
+        if self.backlog.get() < BACKLOG {
+            self.relief.notify_waiters();
+        }
+    }
+
+    /// Waits until the queue has room.
+    pub async fn room(&self) {
+        while self.backlog.get() >= BACKLOG {
+            self.relief.notified().await;
+        }
+    }
+
+    /// Tells a verdict whose record nothing waits for.
+    pub fn tell(&self, sandbox: &str, subject: Subject, verdict: Verdict) {
+        self.judged(sandbox, subject, verdict);
+    }
+
+    /// Tells a verdict and returns its number once it is written down.
+    pub async fn write(&self, sandbox: &str, subject: Subject, verdict: Verdict) -> u64 {
+        let (written, wait) = oneshot::channel();
+        let number = self.next.get();
+        self.waiting.borrow_mut().insert(number, written);
+        self.judged(sandbox, subject, verdict);
+        if wait.await.is_err() {
+            // The sender lives in `waiting` until it is used: the gateway is ending, and nothing may go on.
+            std::future::pending::<()>().await;
+        }
+        number
+    }
+
+    /// Takes the answer of `skepd`. Answers to [`Recorder::tell`] are welcome and change nothing.
+    ///
+    /// # Errors
+    /// When no such event was sent.
+    pub fn recorded(&self, number: u64) -> Result<(), NeverSent> {
+        if number >= self.next.get() {
+            return Err(NeverSent(number));
+        }
+        if let Some(written) = self.waiting.borrow_mut().remove(&number) {
+            // Whoever waited may have been cut meanwhile.
+            let _cut = written.send(());
+        }
+        Ok(())
+    }
+
+    fn judged(&self, sandbox: &str, subject: Subject, verdict: Verdict) {
+        let number = self.next.replace(self.next.get() + 1);
+        self.say(GatewayEvent::Judged {
+            number,
+            sandbox: sandbox.to_owned(),
+            subject,
+            decision: verdict.decision,
+            rule: verdict.rule,
+            reason: verdict.reason.to_owned(),
+        });
+    }
+}
+
+/// The record of one allowed connection, written when this is dropped: also when the connection is cut.
+#[derive(Debug)]
+pub struct Connection<'a> {
+    recorder: &'a Recorder,
+    sandbox: &'a str,
+    number: u64,
+    opened: Instant,
+    /// Bytes to the server.
+    pub sent: Cell<u64>,
+    /// Bytes from the server.
+    pub received: Cell<u64>,
+    error: Option<String>,
+}
+
+impl<'a> Connection<'a> {
+    /// A connection allowed by the event of this number.
+    #[must_use]
+    pub fn new(recorder: &'a Recorder, sandbox: &'a str, number: u64, opened: Instant) -> Self {
+        let error = Some("cut: the sandbox was dismissed".to_owned());
+        Self { recorder, sandbox, number, opened, sent: Cell::new(0), received: Cell::new(0), error }
+    }
+
+    /// The connection ended by itself, or by this error.
+    pub fn end(mut self, error: Option<String>) {
+        self.error = error;
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        self.recorder.say(GatewayEvent::Closed {
+            number: self.number,
+            sandbox: self.sandbox.to_owned(),
+            sent: self.sent.get(),
+            received: self.received.get(),
+            milliseconds: u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+            error: self.error.take(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject() -> Subject {
+        Subject::Name { name: "a.example".to_owned() }
+    }
+
+    #[tokio::test]
+    async fn a_write_returns_only_after_its_own_record() {
+        let (recorder, mut events) = Recorder::new();
+        recorder.tell("s", subject(), Verdict::denied("why"));
+        let write = recorder.write("s", subject(), Verdict::denied("why"));
+        tokio::pin!(write);
+        assert!(futures_pending(write.as_mut()).await);
+        recorder.recorded(0).unwrap();
+        assert!(futures_pending(write.as_mut()).await);
+        recorder.recorded(1).unwrap();
+        assert_eq!(write.await, 1);
+        assert!(matches!(events.recv().await, Some(GatewayEvent::Judged { number: 0, .. })));
+        assert!(matches!(events.recv().await, Some(GatewayEvent::Judged { number: 1, .. })));
+        assert!(recorder.recorded(2).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_stops_what_waits_for_room() {
+        let (recorder, _events) = Recorder::new();
+        for _ in 0..BACKLOG {
+            recorder.tell("s", subject(), Verdict::denied("why"));
+        }
+        let room = recorder.room();
+        tokio::pin!(room);
+        assert!(futures_pending(room.as_mut()).await);
+        recorder.sent();
+        room.await;
+    }
+
+    /// Whether one poll leaves a future pending.
+    async fn futures_pending<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
+        std::future::poll_fn(|context| std::task::Poll::Ready(future.as_mut().poll(context).is_pending()))
+            .await
+    }
+}

@@ -1,0 +1,192 @@
+//! One sandbox: its sockets, its names, its connections. One task owns it; dropping the task cuts everything.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+
+use skep_kernel::udp;
+use skep_policy::egress::Rules;
+use skep_policy::gateway::Subject;
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinError, JoinSet};
+
+use crate::connection;
+use crate::dial::Dialer;
+use crate::dns::{self, Answer, Kind};
+use crate::judge::{self, Verdict};
+use crate::name::{HostName, NameError};
+use crate::recorder::Recorder;
+use crate::relay::Pipes;
+use crate::table::{self, Table};
+
+/// Most connections of one sandbox.
+pub const CONNECTIONS: usize = 512;
+
+/// Connections over the limit that wait for the record of their refusal; beyond them the kernel's queue fills.
+const REFUSALS: usize = 32;
+
+/// Datagrams answered before others run.
+const TURN: usize = 64;
+
+/// What all sandboxes of a gateway share.
+pub struct Shared {
+    /// The way to `skepd`.
+    pub recorder: Recorder,
+    /// The way out.
+    pub dialer: Dialer,
+    /// Pipes for relays.
+    pub pipes: Pipes,
+    /// Connections for which the process has descriptors.
+    pub slots: Semaphore,
+}
+
+/// What is known of one sandbox.
+pub struct Sandbox {
+    pub(crate) name: String,
+    pub(crate) rules: Rules,
+    pub(crate) upstreams: HashMap<String, SocketAddr>,
+    pub(crate) shared: Rc<Shared>,
+    table: RefCell<Table>,
+    told: RefCell<HashSet<(String, Verdict)>>,
+}
+
+/// The sockets opened inside a sandbox's network namespace.
+pub struct Sockets {
+    /// TCP listeners, one of each family.
+    pub tcp: [TcpListener; 2],
+    /// UDP sockets on port 53 that report destinations, one of each family.
+    pub udp: [UdpSocket; 2],
+}
+
+impl Sandbox {
+    /// A sandbox that has asked for nothing yet.
+    #[must_use]
+    pub fn new(
+        name: String,
+        rules: Rules,
+        upstreams: HashMap<String, SocketAddr>,
+        shared: Rc<Shared>,
+    ) -> Self {
+        Self { name, rules, upstreams, shared, table: RefCell::default(), told: RefCell::default() }
+    }
+
+    /// Serves the sandbox for ever.
+    pub async fn serve(self: Rc<Self>, sockets: Sockets) {
+        let Sockets { tcp: [tcp4, tcp6], udp: [udp4, udp6] } = sockets;
+        let mut open = JoinSet::new();
+        loop {
+            self.shared.recorder.room().await;
+            while let Some(done) = open.try_join_next() {
+                check(done);
+            }
+            let has_room = open.len() < CONNECTIONS + REFUSALS;
+            tokio::select! {
+                accepted = tcp4.accept(), if has_room => self.clone().take(accepted, &mut open).await,
+                accepted = tcp6.accept(), if has_room => self.clone().take(accepted, &mut open).await,
+                Ok(()) = udp4.readable() => self.answer(&udp4),
+                Ok(()) = udp6.readable() => self.answer(&udp6),
+                Some(done) = open.join_next() => check(done),
+            }
+        }
+    }
+
+    async fn take(self: Rc<Self>, accepted: io::Result<(TcpStream, SocketAddr)>, open: &mut JoinSet<()>) {
+        match accepted {
+            Ok((stream, from)) if open.len() < CONNECTIONS => {
+                open.spawn_local(connection::serve(self, stream, from));
+            }
+            Ok((stream, from)) => {
+                let verdict = Verdict::denied("too many connections");
+                open.spawn_local(connection::refuse(self, stream, from, verdict));
+            }
+            // Out of descriptors, or the client was gone first: others get their turn before the next try.
+            Err(_passing) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+        }
+    }
+
+    fn answer(&self, socket: &UdpSocket) {
+        let mut buffer = [0; dns::MAX_QUESTION];
+        for _ in 0..TURN {
+            let take = || Ok(udp::receive(socket, &mut buffer)?);
+            let datagram = match socket.try_io(Interest::READABLE, take) {
+                Ok(datagram) => datagram,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // An answer's ICMP error, or a datagram without addresses: there may be more behind it.
+                Err(_of_one) => continue,
+            };
+            let question = buffer.get(..datagram.length).unwrap_or_default();
+            if let Some(answer) = self.respond(question) {
+                // A client that does not take its answer asks again.
+                let _lost = udp::answer(socket, &datagram, &answer);
+            }
+        }
+    }
+
+    /// The answer to one DNS message.
+    pub(crate) fn respond(&self, question: &[u8]) -> Option<Vec<u8>> {
+        dns::respond(question, |name, kind| match name {
+            Ok(name) => self.about(name, kind),
+            Err(error) => self.about_nothing(error),
+        })
+    }
+
+    /// The name behind a virtual address of this sandbox.
+    pub(crate) fn name_behind(&self, address: IpAddr) -> Option<HostName> {
+        self.table.borrow().name(address).cloned()
+    }
+
+    fn about(&self, name: &HostName, kind: Kind) -> Answer {
+        if name.is_localhost() {
+            return of_kind(kind, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+        }
+        let verdict = judge::name(&self.rules, name);
+        if !verdict.allows() || kind == Kind::Other {
+            self.tell_once(name.as_str(), verdict);
+            return if verdict.allows() { Answer::Nothing } else { Answer::Denied(verdict.reason) };
+        }
+        let Some((v4, v6)) = self.table.borrow_mut().assign(name) else {
+            let full = Verdict::denied("too many names");
+            self.tell_once(name.as_str(), full);
+            return Answer::Denied(full.reason);
+        };
+        self.tell_once(name.as_str(), verdict);
+        of_kind(kind, v4, v6)
+    }
+
+    /// What is no host name has no canonical spelling, so its record has none either.
+    fn about_nothing(&self, error: NameError) -> Answer {
+        let verdict = Verdict::denied(error.reason());
+        self.tell_once("", verdict);
+        Answer::Denied(verdict.reason)
+    }
+
+    /// Reports a name the first time, and again should so many others have come between that it is forgotten.
+    fn tell_once(&self, name: &str, verdict: Verdict) {
+        let mut told = self.told.borrow_mut();
+        if told.len() >= 2 * table::CAPACITY {
+            told.clear();
+        }
+        if told.insert((name.to_owned(), verdict)) {
+            self.shared.recorder.tell(&self.name, Subject::Name { name: name.to_owned() }, verdict);
+        }
+    }
+}
+
+/// A broken assumption ends the gateway: nothing of it may go on half right.
+fn check(done: Result<(), JoinError>) {
+    if let Err(panicked) = done {
+        std::panic::resume_unwind(panicked.into_panic());
+    }
+}
+
+fn of_kind(kind: Kind, v4: Ipv4Addr, v6: Ipv6Addr) -> Answer {
+    match kind {
+        Kind::V4 => Answer::Address(v4.into()),
+        Kind::V6 => Answer::Address(v6.into()),
+        Kind::Other => Answer::Nothing,
+    }
+}

@@ -1,0 +1,207 @@
+//! PID 2: from a copy of PID 1 to the agent's program.
+//!
+//! It is cloned into a user namespace that root owns (an id the agent can never be) and that knows one user and
+//! one group, so everything it holds there is worth nothing outside. What it must not have is then taken away in
+//! this order, each step while it still has the right to take it: session and streams, limits, ids, keys,
+//! Landlock, capabilities, working directory, filter. It begins while PID 1 builds the root, for both have work
+//! for 0.2 ms and the host more than one CPU.
+
+#![expect(unsafe_code, reason = "the agent is forked")]
+// UNSAFETY: `fork` wants a process of one thread, which PID 1 is.
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{chdir, pipe2, setsid};
+use skep_kernel::clone::{Child, Side, fork, own_pidfd};
+use skep_kernel::process::{Close, Image, become_standard_streams, close_from, default_signals, limit};
+use skep_kernel::seqpacket::Channel;
+use skep_kernel::{SyscallError, caps, keyring, landlock, pty, seccomp};
+use skep_policy::launch::{Command, Plan, Stage, Terminal};
+
+use crate::failure::{At, Failure};
+use crate::inner::Progress;
+
+/// Where PID 2 waits for PID 1. It is opened three times: when its maps are written, when the root is built and `Go`
+/// has come, and when PID 1 has given its rights away.
+#[derive(Debug)]
+pub struct Gate(File);
+
+impl Gate {
+    /// Lets PID 2 pass once.
+    ///
+    /// # Errors
+    /// EPIPE when it is gone.
+    pub fn open(&self) -> Result<(), SyscallError> {
+        (&self.0).write_all(b"o").map_err(|error| SyscallError::from_io("write", "gate", &error))
+    }
+}
+
+/// Waits at the gate. A gate that closes means that PID 1 gave up: it tells why itself, and a failure told from
+/// here could overtake its own.
+fn pass(gate: &mut File, progress: &Channel) -> Result<(), Failure> {
+    match gate.read_exact(&mut [0]) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            progress.send(&Progress::GivenUp, &[]).ok();
+            std::process::exit(127)
+        }
+        passed => {
+            passed.map_err(|error| SyscallError::from_io("read", "gate", &error)).at(Stage::UserNamespace)
+        }
+    }
+}
+
+/// Clones PID 2, which waits at the gate.
+///
+/// # Errors
+/// When the user namespace or the process is refused.
+pub fn start(plan: &Plan, progress: &Channel, streams: &[OwnedFd; 3]) -> Result<(Child, Gate), Failure> {
+    let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).at(Stage::UserNamespace)?;
+    // SAFETY: PID 1 has one thread.
+    match unsafe { fork(CloneFlags::CLONE_NEWUSER, None) }.at(Stage::UserNamespace)? {
+        Side::Parent(child) => Ok((child, Gate(File::from(write)))),
+        Side::Child => {
+            drop(write);
+            let failure = course(plan, progress, streams, File::from(read));
+            progress.send(&Progress::Failed(failure), &[]).ok();
+            std::process::exit(127)
+        }
+    }
+}
+
+/// Comes back only with what failed.
+fn course(plan: &Plan, progress: &Channel, streams: &[OwnedFd; 3], mut gate: File) -> Failure {
+    match prepare(plan, progress, streams, &mut gate) {
+        Ok(image) => named(&plan.command, &image.execute()),
+        Err(failure) => failure,
+    }
+}
+
+/// The whole way to `execve`.
+fn prepare(
+    plan: &Plan,
+    progress: &Channel,
+    streams: &[OwnedFd; 3],
+    gate: &mut File,
+) -> Result<Image, Failure> {
+    let image = image(&plan.command)?;
+    pass(gate, progress)?;
+    default_signals();
+    umask(Mode::from_bits_truncate(0o022));
+    session(plan.terminal, streams)?;
+    limits(plan)?;
+    caps::no_new_privileges().at(Stage::Credentials)?;
+    caps::drop_bounding().at(Stage::Credentials)?;
+    caps::become_ids(plan.agent).at(Stage::Credentials)?;
+    keyring::fresh_session().at(Stage::Credentials)?;
+    pass(gate, progress)?;
+    enter(plan)?;
+    let pidfd = own_pidfd().at(Stage::Credentials)?;
+    close_from(3, Close::OnExec).at(Stage::Credentials)?;
+    progress.send(&Progress::Ready, &[pidfd.as_fd()]).at(Stage::Credentials)?;
+    seccomp::load(&plan.agent_filter).at(Stage::Filter)?;
+    pass(gate, progress)?;
+    Ok(image)
+}
+
+/// What needs the root.
+fn enter(plan: &Plan) -> Result<(), Failure> {
+    if let Some(rules) = &plan.landlock {
+        landlock::apply(rules).at(Stage::Landlock)?;
+    }
+    caps::empty_sets().at(Stage::Credentials)?;
+    let directory = &plan.command.directory;
+    chdir(directory)
+        .map_err(|errno| SyscallError::from_nix("chdir", directory.display().to_string(), errno))
+        .at(Stage::Directory)
+}
+
+fn session(terminal: Terminal, streams: &[OwnedFd; 3]) -> Result<(), Failure> {
+    setsid().map_err(|errno| SyscallError::from_nix("setsid", "", errno)).at(Stage::Credentials)?;
+    if let Terminal::Pty { .. } = terminal {
+        let [input, ..] = streams;
+        pty::take_control(input.as_fd()).at(Stage::Terminal)?;
+    }
+    become_standard_streams(streams).at(Stage::Terminal)
+}
+
+/// `RLIMIT_CORE`, whose type differs between C libraries.
+const CORE: u32 = 4;
+
+/// The plan's limits, and whatever they say: a core of 1 byte. With 0 a piped `core_pattern` would still start
+/// its helper, as root, outside.
+fn limits(plan: &Plan) -> Result<(), Failure> {
+    for (resource, value) in plan.rlimits.iter().filter(|(resource, _)| *resource != CORE) {
+        limit(*resource, *value).at(Stage::Limits)?;
+    }
+    limit(CORE, 1).at(Stage::Limits)
+}
+
+/// Lays the program out before the filter is on.
+fn image(command: &Command) -> Result<Image, Failure> {
+    let strings = |list: &[Vec<u8>]| list.iter().map(|text| c_string(text)).collect::<Result<Vec<_>, _>>();
+    let programs = candidates(command).iter().map(|text| c_string(text)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Image::new(programs, strings(&command.argv)?, strings(&command.environment)?))
+}
+
+/// The paths to try: the program itself if it has a slash, else each directory of PATH. An empty element, which
+/// a shell takes for the working directory, is passed over.
+fn candidates(command: &Command) -> Vec<Vec<u8>> {
+    if command.program.contains(&b'/') {
+        return vec![command.program.clone()];
+    }
+    let path = command.environment.iter().find_map(|pair| pair.strip_prefix(b"PATH="));
+    path.unwrap_or(b"/usr/local/bin:/usr/bin:/bin")
+        .split(|byte| *byte == b':')
+        .filter(|directory| !directory.is_empty())
+        .map(|directory| [directory, b"/", &command.program].concat())
+        .collect()
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
+    CString::new(bytes)
+        .map_err(|error| Failure::new(Stage::Exec, format!("NUL in an argument: {error}"), Errno::EINVAL))
+}
+
+/// The failure of `execve` by the name the user gave.
+fn named(command: &Command, error: &SyscallError) -> Failure {
+    let object = OsStr::from_bytes(&command.program).to_string_lossy().into_owned();
+    Failure { stage: Stage::Exec, object, errno: error.errno }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(program: &str, path: Option<&str>, expected: &[&str]) {
+        let command = Command {
+            program: program.into(),
+            argv: vec![program.into()],
+            environment: path.map(|path| format!("PATH={path}").into_bytes()).into_iter().collect(),
+            directory: "/".into(),
+        };
+        let expected: Vec<Vec<u8>> = expected.iter().map(|path| path.as_bytes().to_vec()).collect();
+        assert_eq!(candidates(&command), expected);
+    }
+
+    #[test]
+    fn a_program_with_a_slash_is_not_looked_up() {
+        check("./run", Some("/bin"), &["./run"]);
+    }
+
+    #[test]
+    fn a_name_is_looked_up_in_path_in_order() {
+        check("true", Some("/a:/b"), &["/a/true", "/b/true"]);
+    }
+
+    #[test]
+    fn empty_elements_of_path_are_not_the_working_directory() {
+        check("true", Some(":/a:"), &["/a/true"]);
+    }
+}

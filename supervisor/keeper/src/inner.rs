@@ -1,0 +1,35 @@
+//! What keeper, PID 1 and agent tell each other. Both ends are of one build, so these may change freely.
+
+use serde::{Deserialize, Serialize};
+use skep_policy::launch::Ending;
+
+use crate::failure::Failure;
+
+/// From the keeper to PID 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// Start the agent.
+    Go,
+}
+
+/// From PID 1 to the keeper.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// The terminal is there. Descriptor: its master.
+    Terminal,
+    /// The launch failed here; PID 1 exits.
+    Failed(Failure),
+    /// The agent ended; PID 1 exits, and everything in its namespace with it.
+    Exited(Ending),
+}
+
+/// From the agent, before it is one. The end of its socket is the success of its `execve`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Progress {
+    /// The next thing is `execve`. Descriptor: its pidfd.
+    Ready,
+    /// The launch failed here.
+    Failed(Failure),
+    /// The gate was closed: PID 1 gave up, and says why itself.
+    GivenUp,
+}

@@ -1,0 +1,364 @@
+//! The keeper's life: one request, then one sandbox until it is gone.
+//!
+//! ```text
+//! Launch -> [PID 1 cloned] -> Prepared -> (Go) -> Started -> Exited -> Gone
+//!              |                 |           |        |
+//!              +-> Failed <------+-----------+        +-> Kill or end of the channel: all killed -> Gone
+//! ```
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
+use skep_kernel::SyscallError;
+use skep_kernel::clone::signal;
+use skep_kernel::process::readable;
+use skep_kernel::seqpacket::{Channel, ChannelError, Message};
+use skep_kernel::{pseudo, pty};
+use skep_policy::launch::{Ending, KeeperEvent, KeeperRequest, Plan, Stage, Terminal};
+
+use crate::failure::{At, Failure};
+use crate::inner::{Order, Progress, Report};
+use crate::launch::{self, Launched, Passed};
+
+/// Serves the first request of a channel to its end.
+pub fn serve(channel: &Channel) {
+    let result = match channel.receive::<KeeperRequest>() {
+        Ok(Some((request, descriptors))) => answer(channel, &request, descriptors),
+        // Whoever started us is gone before saying what for.
+        Ok(None) => return,
+        Err(error) => Err(error).at(Stage::Plan),
+    };
+    if let Err(failure) = result {
+        channel.send(&KeeperEvent::from(failure), &[]).ok();
+    }
+}
+
+fn answer(channel: &Channel, request: &KeeperRequest, descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
+    let mut descriptors = descriptors.into_iter();
+    match request {
+        KeeperRequest::Launch { template } => {
+            let plan = launch::read_plan(descriptors.next())?;
+            let passed = launch::sort(descriptors, plan.terminal, *template)?;
+            launch(channel, &plan, passed)
+        }
+        KeeperRequest::BuildTemplate => {
+            let plan = launch::read_plan(descriptors.next())?;
+            let namespace = launch::build_template(&plan)?;
+            channel.send(&KeeperEvent::Template, &[namespace.as_fd()]).at(Stage::Root)
+        }
+        KeeperRequest::Go | KeeperRequest::Signal(_) | KeeperRequest::Kill => {
+            Err(Failure::new(Stage::Plan, format!("{request:?} before a launch"), Errno::EPROTO))
+        }
+    }
+}
+
+fn launch(channel: &Channel, plan: &Plan, mut passed: Passed) -> Result<(), Failure> {
+    let launched = launch::start(plan, &mut passed, &[channel.as_fd()])?;
+    let mut keeper = Keeper {
+        channel,
+        sandbox: &plan.sandbox,
+        passed,
+        launched,
+        listeners: Vec::new(),
+        terminal: None,
+        agent: None,
+        phase: Phase::Launching,
+        waiting: Vec::new(),
+    };
+    let end = match keeper.prepare(plan) {
+        Ok(()) => keeper.watch(),
+        Err(failure) => keeper.first_cause(failure),
+    };
+    keeper.clear(end)
+}
+
+/// How far the agent is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Its program does not run yet.
+    Launching,
+    /// Its program will not run; the reason is on its way.
+    Stopped,
+    /// It runs.
+    Started,
+    /// It has ended and that has been told.
+    Exited,
+}
+
+/// Why the watch ended.
+#[derive(Debug)]
+enum End {
+    /// PID 1 has ended: everything inside is gone.
+    Init,
+    /// Whoever asked for the sandbox wants it ended.
+    Kill,
+    /// Whoever asked for it is gone.
+    Orphaned,
+    /// The launch failed.
+    Failed(Failure),
+}
+
+/// What an agent died of that went down with its sandbox.
+const KILLED: u8 = 9;
+
+struct Keeper<'a> {
+    channel: &'a Channel,
+    sandbox: &'a str,
+    passed: Passed,
+    launched: Launched,
+    /// Network namespace and listeners, while the terminal is waited for.
+    listeners: Vec<OwnedFd>,
+    /// A copy of the terminal's master, to find its foreground group by.
+    terminal: Option<OwnedFd>,
+    agent: Option<Agent>,
+    phase: Phase,
+    /// Signals that came before the agent's program ran.
+    waiting: Vec<i32>,
+}
+
+/// The agent, from the moment it is about to execute its program.
+struct Agent {
+    pid: u32,
+    pidfd: OwnedFd,
+}
+
+impl Keeper<'_> {
+    /// Passes everything on between skepd, PID 1 and the agent, until there is an end.
+    fn watch(&mut self) -> End {
+        loop {
+            match self.step() {
+                Ok(None) => {}
+                Ok(Some(end)) => return end,
+                Err(failure) if self.phase < Phase::Started => return End::Failed(failure),
+                // A sandbox whose keeper cannot do its work is ended rather than left alone.
+                Err(_) => return End::Kill,
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<End>, Failure> {
+        // What the agent said comes before what PID 1 says of its end, and that before the end itself: one at a
+        // time, for what is heard changes what is to be heard next.
+        match self.wait()? {
+            [_, _, true, _] => self.hear_agent(),
+            [true, ..] => self.drain(),
+            [_, true, ..] => self.hear_init(),
+            [_, _, _, true] => self.obey(),
+            [false, false, false, false] => Ok(None),
+        }
+    }
+
+    /// Waits for news: the end of PID 1, its reports, the agent's progress, skepd's requests. They are looked at
+    /// in the reverse order of their causes, so that no effect is seen without what led to it.
+    fn wait(&self) -> Result<[bool; 4], Failure> {
+        // A channel whose end has been seen stays readable for ever: it is asked no more (-1 is passed over).
+        let init = (self.phase != Phase::Exited).then(|| self.launched.channel.as_fd());
+        let progress = (self.phase == Phase::Launching).then(|| self.launched.progress.as_fd());
+        let sources = [Some(self.launched.init.pidfd.as_fd()), init, progress, Some(self.channel.as_fd())];
+        readable(sources).at(Stage::Init)
+    }
+
+    /// PID 1 has ended: hears what it said before.
+    fn drain(&mut self) -> Result<Option<End>, Failure> {
+        while self.phase != Phase::Exited {
+            match self.hear_init()? {
+                None => {}
+                Some(End::Init) => break,
+                other => return Ok(other),
+            }
+        }
+        Ok(Some(End::Init))
+    }
+
+    fn hear_init(&mut self) -> Result<Option<End>, Failure> {
+        match self.launched.channel.receive::<Report>().at(Stage::Init)? {
+            Some((Report::Terminal, descriptors)) => {
+                self.terminal = descriptors.into_iter().next();
+                self.prepared().map(|()| None)
+            }
+            Some((Report::Failed(failure), _)) => Ok(Some(End::Failed(failure))),
+            Some((Report::Exited(ending), _)) if self.phase == Phase::Started => {
+                self.exited(ending);
+                Ok(None)
+            }
+            // It died without a word before its program ran.
+            Some((Report::Exited(ending), _)) => Err(died(ending)),
+            None => Ok(Some(End::Init)),
+        }
+    }
+
+    /// Sets the network up while PID 1 does the rest. A terminal is PID 1's to make, and goes out with the listeners.
+    fn prepare(&mut self, plan: &Plan) -> Result<(), Failure> {
+        self.listeners = launch::network(plan, &self.launched.init)?;
+        match plan.terminal {
+            Terminal::Pipes => self.prepared(),
+            Terminal::Pty { .. } => Ok(()),
+        }
+    }
+
+    /// A step that found PID 1 gone failed because PID 1 did: what that one said is the failure to tell.
+    fn first_cause(&mut self, failure: Failure) -> End {
+        if failure.errno != Errno::ESRCH as i32 {
+            return End::Failed(failure);
+        }
+        match self.drain() {
+            Ok(Some(End::Failed(cause))) => End::Failed(cause),
+            _ => End::Failed(failure),
+        }
+    }
+
+    fn prepared(&mut self) -> Result<(), Failure> {
+        let descriptors: Vec<_> = self.listeners.iter().chain(&self.terminal).map(AsFd::as_fd).collect();
+        self.channel.send(&KeeperEvent::Prepared, &descriptors).at(Stage::Network)?;
+        self.listeners.clear();
+        Ok(())
+    }
+
+    fn exited(&mut self, ending: Ending) {
+        self.phase = Phase::Exited;
+        // If nobody hears it, the end of the channel is the next thing to be noticed.
+        self.channel.send(&KeeperEvent::Exited(ending), &[]).ok();
+    }
+
+    fn hear_agent(&mut self) -> Result<Option<End>, Failure> {
+        match self.launched.progress.receive_from::<Progress>().at(Stage::Exec)? {
+            Some(Message { value: Progress::Ready, descriptors, sender }) => {
+                let pidfd = descriptors.into_iter().next();
+                self.agent = pidfd.zip(sender).map(|(pidfd, pid)| Agent { pid, pidfd });
+                Ok(None)
+            }
+            Some(Message { value: Progress::Failed(failure), .. }) => Ok(Some(End::Failed(failure))),
+            Some(Message { value: Progress::GivenUp, .. }) => {
+                self.phase = Phase::Stopped;
+                Ok(None)
+            }
+            None => self.silent(),
+        }
+    }
+
+    /// The agent's end of its socket is closed: by a successful `execve`, or because there will be none, and then
+    /// PID 1 says why.
+    fn silent(&mut self) -> Result<Option<End>, Failure> {
+        let Some(agent) = &self.agent else {
+            self.phase = Phase::Stopped;
+            return Ok(None);
+        };
+        // PID 1 may have failed when the agent had only its execve left, and taken the agent with it. It says so
+        // before it ends, so what it said is there by now.
+        let mut init_said = None;
+        if has_news(self.launched.channel.as_fd()).at(Stage::Init)? {
+            match self.launched.channel.receive::<Report>().at(Stage::Init)? {
+                Some((Report::Failed(failure), _)) => return Ok(Some(End::Failed(failure))),
+                Some((Report::Exited(ending), _)) => init_said = Some(ending),
+                Some((Report::Terminal, _)) | None => return Ok(Some(End::Init)),
+            }
+        }
+        self.channel.send(&KeeperEvent::Started { pid: agent.pid }, &[]).at(Stage::Exec)?;
+        self.phase = Phase::Started;
+        for signal in std::mem::take(&mut self.waiting) {
+            self.deliver(signal);
+        }
+        if let Some(ending) = init_said {
+            self.exited(ending);
+        }
+        Ok(None)
+    }
+
+    fn obey(&mut self) -> Result<Option<End>, Failure> {
+        match self.channel.receive::<KeeperRequest>() {
+            Ok(Some((KeeperRequest::Go, _))) => {
+                self.launched.channel.send(&Order::Go, &[]).at(Stage::Init)?;
+                Ok(None)
+            }
+            Ok(Some((KeeperRequest::Signal(number), _))) => {
+                match self.phase {
+                    Phase::Launching | Phase::Stopped => self.waiting.push(number),
+                    Phase::Started => self.deliver(number),
+                    Phase::Exited => {}
+                }
+                Ok(None)
+            }
+            Ok(Some(_)) => Ok(Some(End::Kill)),
+            Ok(None) | Err(ChannelError::Syscall(_)) => Ok(Some(End::Orphaned)),
+            Err(_) => Ok(Some(End::Kill)),
+        }
+    }
+
+    /// Signals the foreground group of the agent's terminal, else the agent. One that has ended needs none.
+    fn deliver(&self, number: i32) {
+        let group = self.terminal.as_ref().and_then(|master| pty::foreground(master.as_fd()).ok().flatten());
+        match (group, Signal::try_from(number), &self.agent) {
+            (Some(group), Ok(named), _) => {
+                kill(Pid::from_raw(-group), named).ok();
+            }
+            (_, _, Some(agent)) => {
+                signal(agent.pidfd.as_fd(), number).ok();
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends what is left, waits until it is gone and says so.
+    fn clear(mut self, end: End) -> Result<(), Failure> {
+        if !matches!(end, End::Init) {
+            self.kill_all();
+        }
+        self.launched.init.wait().at(Stage::Init)?;
+        match end {
+            End::Failed(failure) => return Err(failure),
+            End::Init if self.phase < Phase::Started => {
+                return Err(Failure::new(Stage::Init, "PID 1 ended during the launch", Errno::ECHILD));
+            }
+            End::Orphaned => return self.remove_cgroup(),
+            End::Init | End::Kill => {}
+        }
+        if self.phase == Phase::Started {
+            self.exited(Ending::Signal(KILLED));
+        }
+        // Nobody left to hear it is fine: it is the last thing said.
+        self.channel.send(&KeeperEvent::Gone, &[]).ok();
+        Ok(())
+    }
+
+    /// Kills by cgroup and by PID 1: either is enough, and either may already be gone.
+    fn kill_all(&self) {
+        pseudo::write(self.passed.cgroup.as_fd(), "cgroup.kill", "1").ok();
+        self.launched.init.kill().ok();
+    }
+
+    /// The kernel may take a moment to notice that the last process is gone.
+    fn remove_cgroup(&self) -> Result<(), Failure> {
+        for _ in 0..100 {
+            match unlinkat(&self.passed.parent, self.sandbox, UnlinkatFlags::RemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+                Err(Errno::EBUSY) => std::thread::sleep(Duration::from_millis(5)),
+                Err(errno) => {
+                    return Err(Failure::new(Stage::Init, format!("rmdir({})", self.sandbox), errno));
+                }
+            }
+        }
+        Err(Failure::new(Stage::Init, format!("rmdir({})", self.sandbox), Errno::EBUSY))
+    }
+}
+
+/// Is there something to receive right now, or the end of the peer?
+fn has_news(channel: BorrowedFd<'_>) -> Result<bool, SyscallError> {
+    let mut wait = [PollFd::new(channel, PollFlags::POLLIN)];
+    match poll(&mut wait, PollTimeout::ZERO) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(SyscallError::from_nix("poll", "PID 1", errno)),
+    }
+}
+
+fn died(ending: Ending) -> Failure {
+    Failure::new(
+        Stage::Credentials,
+        format!("the agent ended before its program ran: {ending:?}"),
+        Errno::ECHILD,
+    )
+}

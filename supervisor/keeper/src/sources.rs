@@ -1,0 +1,92 @@
+//! Objects of the host that a root shows: opened as the user they are shown to, in the host's mount namespace,
+//! and kept as detached mounts until the new root is there to take them.
+//!
+//! Everything is opened before the first mount namespace is made. So the order of launching does not matter to
+//! what is shown, and nothing of the host has to be reachable from inside while the root is built.
+
+#![expect(unsafe_code, reason = "an idmap needs a fork")]
+// UNSAFETY: `mount_map` forks; the keeper has one thread.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::stat::{SFlag, fstat};
+use skep_kernel::caps::as_file_ids;
+use skep_kernel::idmap;
+use skep_kernel::mount::{Attributes, Change, Depth, Resolve, change, copy_tree, open_at};
+use skep_policy::launch::{Ids, ObjectKind, Plan, RootOp, Stage};
+
+use crate::failure::{At, Failure};
+
+/// One detached mount for each [`RootOp::Bind`], in order.
+pub type Sources = std::vec::IntoIter<OwnedFd>;
+
+/// Opens the sources of `ops`.
+///
+/// # Errors
+/// The first that cannot be opened, is of another kind than the plan says, or cannot be mounted.
+pub fn open<'a>(plan: &Plan, ops: impl Iterator<Item = &'a RootOp>) -> Result<Sources, Failure> {
+    let mut maps = Maps { shown: plan.agent, made: Vec::new() };
+    let mut mounts = Vec::new();
+    for op in ops {
+        if let RootOp::Bind { from, kind, write, exec, owner_as_agent, .. } = op {
+            let add = Attributes::NO_SUID
+                .and(Attributes::NO_DEVICES)
+                .and_if(!write, Attributes::READ_ONLY)
+                .and_if(!exec, Attributes::NO_EXEC);
+            let idmap = owner_as_agent.map(|owner| maps.of(owner)).transpose()?;
+            let mount = detach(plan.lookup, from, *kind)?;
+            let idmap = idmap.map(|index| maps.made[index].1.as_fd());
+            change(mount.as_fd(), Depth::All, &Change { add, idmap }, from).at(Stage::Root)?;
+            mounts.push(mount);
+        }
+    }
+    Ok(mounts.into_iter())
+}
+
+/// A detached copy of what is mounted at `from`, which `lookup` must be able to reach without any link.
+fn detach(lookup: Ids, from: &Path, kind: ObjectKind) -> Result<OwnedFd, Failure> {
+    let root = File::open("/").map_err(|error| io_failure("/", &error))?;
+    let flags = nix::libc::O_PATH | nix::libc::O_NOFOLLOW;
+    let object =
+        as_file_ids(lookup, || open_at(root.as_fd(), from, flags, 0, Resolve::Host)).at(Stage::Root)?;
+    check_kind(&object, from, kind)?;
+    copy_tree(object.as_fd(), Depth::All, from).at(Stage::Root)
+}
+
+/// The plan was made a moment ago; what is no longer of the kind it saw was exchanged since.
+fn check_kind(object: &OwnedFd, path: &Path, kind: ObjectKind) -> Result<(), Failure> {
+    let status = fstat(object).at(Stage::Root)?;
+    let is_directory = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
+    match (kind, is_directory) {
+        (ObjectKind::Directory, true) | (ObjectKind::File, false) => Ok(()),
+        (ObjectKind::Directory, false) => {
+            Err(Failure::new(Stage::Root, path.display().to_string(), Errno::ENOTDIR))
+        }
+        (ObjectKind::File, true) => Err(Failure::new(Stage::Root, path.display().to_string(), Errno::EISDIR)),
+    }
+}
+
+fn io_failure(object: &str, error: &std::io::Error) -> Failure {
+    Failure::new(Stage::Root, object, Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+}
+
+/// User namespaces for idmapped mounts, one for each owner that is shown as the agent.
+struct Maps {
+    shown: Ids,
+    made: Vec<(Ids, OwnedFd)>,
+}
+
+impl Maps {
+    fn of(&mut self, owner: Ids) -> Result<usize, Failure> {
+        if let Some(index) = self.made.iter().position(|(known, _)| *known == owner) {
+            return Ok(index);
+        }
+        // SAFETY: the keeper has one thread.
+        let namespace = unsafe { idmap::mount_map(owner, self.shown) }.at(Stage::Root)?;
+        self.made.push((owner, namespace));
+        Ok(self.made.len() - 1)
+    }
+}

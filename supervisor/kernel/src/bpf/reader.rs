@@ -1,0 +1,150 @@
+//! The consumer of the ring: records in, events out, gaps counted.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use aya::Ebpf;
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+
+use super::BpfError;
+use super::decode;
+use super::event::Event;
+use super::object::{OBSERVE, map_error};
+
+/// Ended processes that are remembered, to drop a second record of the same end.
+const REMEMBERED_ENDS: usize = 256;
+
+/// Reads what the programs report. Readable (epoll, `AsyncFd`) when there are records.
+///
+/// Records of one CPU are numbered when they are made, so a number that is skipped is a record lost, reported as
+/// [`Event::Lost`] before the record that shows it. Under `preempt=full` a connect hook may be overtaken between
+/// numbering and reserving its record: the gap is then reported although the record still comes.
+pub struct EventReader {
+    ring: RingBuf<MapData>,
+    numbers: PerCpuArray<MapData, u64>,
+    sequence: Sequence,
+    waiting: VecDeque<Event>,
+    ended: VecDeque<(u32, u64)>,
+}
+
+impl EventReader {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+        let ring = OBSERVE.map(ebpf, "EVENTS")?;
+        let numbers = OBSERVE.map(ebpf, "NUMBERS")?;
+        let (waiting, ended) = (VecDeque::new(), VecDeque::new());
+        Ok(Self { ring, numbers, sequence: Sequence::default(), waiting, ended })
+    }
+
+    /// The next event, or `None` when there is none for now.
+    #[expect(clippy::should_implement_trait, reason = "not an iterator: None is not the end")]
+    pub fn next(&mut self) -> Option<Event> {
+        while self.waiting.is_empty() {
+            self.take()?;
+        }
+        self.waiting.pop_front()
+    }
+
+    /// Finds losses that no later record has shown yet, as when a sandbox ends: everything numbered up to now is
+    /// read, and what has not arrived is queued as [`Event::Lost`] behind it.
+    ///
+    /// # Errors
+    /// When the counters cannot be read.
+    pub fn settle(&mut self) -> Result<(), BpfError> {
+        let numbers = self.numbers.get(&0, 0).map_err(|source| map_error("NUMBERS", source))?;
+        while self.take().is_some() {}
+        for (cpu, number) in (0..).zip(numbers.iter()) {
+            self.lost(cpu, *number);
+        }
+        Ok(())
+    }
+
+    /// Moves one record from the ring to the queue.
+    fn take(&mut self) -> Option<()> {
+        let item = self.ring.next()?;
+        let (header, event, length) = (decode::header(&item), decode::event(&item), item.len());
+        drop(item);
+        if let Some(header) = header {
+            self.lost(header.cpu, header.number);
+            self.sequence.arrived(header.cpu, header.number);
+        }
+        let event = event.unwrap_or(Event::Malformed { length });
+        if !self.is_second_end(&event) {
+            self.waiting.push_back(event);
+        }
+        Some(())
+    }
+
+    fn lost(&mut self, cpu: u32, number: u64) {
+        let count = self.sequence.missing_before(cpu, number);
+        if count > 0 {
+            self.waiting.push_back(Event::Lost { cpu, count });
+            self.sequence.arrived(cpu, number - 1);
+        }
+    }
+
+    /// Two threads that end at once may each report the end of their process.
+    fn is_second_end(&mut self, event: &Event) -> bool {
+        let Event::Exit(exit) = event else { return false };
+        let process = (exit.task.process, exit.task.start_ns);
+        if self.ended.contains(&process) {
+            return true;
+        }
+        self.ended.truncate(REMEMBERED_ENDS - 1);
+        self.ended.push_front(process);
+        false
+    }
+}
+
+impl AsFd for EventReader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ring.as_fd()
+    }
+}
+
+impl AsRawFd for EventReader {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+}
+
+/// The next number expected of each CPU.
+#[derive(Default)]
+struct Sequence {
+    next: std::collections::HashMap<u32, u64>,
+}
+
+impl Sequence {
+    /// How many numbers are missing if `number` is the next to arrive.
+    fn missing_before(&self, cpu: u32, number: u64) -> u64 {
+        number.saturating_sub(self.next.get(&cpu).copied().unwrap_or(0))
+    }
+
+    /// Notes that `number` arrived; one that comes late changes nothing.
+    fn arrived(&mut self, cpu: u32, number: u64) {
+        let next = self.next.entry(cpu).or_default();
+        *next = (*next).max(number.saturating_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_counted_per_cpu() {
+        let mut sequence = Sequence::default();
+        sequence.arrived(0, 0);
+        sequence.arrived(0, 1);
+        assert_eq!(sequence.missing_before(0, 2), 0);
+        assert_eq!(sequence.missing_before(0, 5), 3);
+        assert_eq!(sequence.missing_before(1, 2), 2);
+    }
+
+    #[test]
+    fn a_late_record_moves_nothing_back() {
+        let mut sequence = Sequence::default();
+        sequence.arrived(0, 7);
+        sequence.arrived(0, 3);
+        assert_eq!(sequence.missing_before(0, 8), 0);
+    }
+}

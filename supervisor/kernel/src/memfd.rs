@@ -1,0 +1,73 @@
+//! Sealed memory files: how a plan travels, so that what was checked is what is read.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+
+use crate::error::SyscallError;
+
+const SEALS: SealFlag = SealFlag::F_SEAL_WRITE
+    .union(SealFlag::F_SEAL_SHRINK)
+    .union(SealFlag::F_SEAL_GROW)
+    .union(SealFlag::F_SEAL_SEAL);
+
+/// Most bytes that [`read`] takes.
+pub const MAX_SIZE: u64 = 16 * 1024 * 1024;
+
+/// Puts bytes into a memory file that nobody can change any more.
+///
+/// # Errors
+/// When no descriptor or memory is left.
+pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, SyscallError> {
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let fd =
+        memfd_create(name, flags).map_err(|errno| SyscallError::from_nix("memfd_create", name, errno))?;
+    let mut file = File::from(fd);
+    file.write_all(bytes).map_err(|error| SyscallError::from_io("write", name, &error))?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))
+        .map_err(|errno| SyscallError::from_nix("fcntl", "F_ADD_SEALS", errno))?;
+    Ok(file.into())
+}
+
+/// Reads a memory file from its start, after checking that it is sealed.
+///
+/// # Errors
+/// EPERM when a seal is missing, EFBIG when it is larger than [`MAX_SIZE`].
+pub fn read(fd: OwnedFd) -> Result<Vec<u8>, SyscallError> {
+    let seals = fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS)
+        .map_err(|errno| SyscallError::from_nix("fcntl", "F_GET_SEALS", errno))?;
+    if !SealFlag::from_bits_truncate(seals).contains(SEALS) {
+        return Err(SyscallError::new("fcntl", "F_GET_SEALS", libc::EPERM));
+    }
+    let fail = |error: std::io::Error| SyscallError::from_io("read", "memfd", &error);
+    let mut file = File::from(fd);
+    let size = file.metadata().map_err(fail)?.len();
+    if size > MAX_SIZE {
+        return Err(SyscallError::new("read", "memfd", libc::EFBIG));
+    }
+    file.rewind().map_err(fail)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
+    file.read_to_end(&mut bytes).map_err(fail)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sealed_bytes_come_back_and_cannot_be_changed() {
+        let fd = sealed("test", b"plan").unwrap();
+        assert!(nix::unistd::write(&fd, b"x").is_err());
+        assert_eq!(read(fd).unwrap(), b"plan");
+    }
+
+    #[test]
+    fn a_file_without_seals_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(read(file.into()).is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! Pseudo-terminals of a devpts instance of their own.
+
+// UNSAFETY: terminal ioctls take raw pointers and return raw descriptors.
+#![expect(unsafe_code, reason = "terminal ioctls are raw")]
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use skep_policy::launch::Ids;
+
+use crate::error::{SyscallError, check};
+use crate::mount::{Attributes, Resolve, Setting, new_filesystem, open_at};
+
+/// Both ends of a pseudo-terminal.
+#[derive(Debug)]
+pub struct Pty {
+    /// The end of whoever shows the terminal.
+    pub master: OwnedFd,
+    /// The end of the program in it.
+    pub slave: OwnedFd,
+}
+
+/// A detached mount of a new devpts instance, whose terminals belong to the agent.
+///
+/// # Errors
+/// When the kernel refuses the file system.
+pub fn new_instance(agent: Ids) -> Result<OwnedFd, SyscallError> {
+    let (uid, gid) = (agent.uid.to_string(), agent.gid.to_string());
+    let settings = [
+        Setting::Text("uid", &uid),
+        Setting::Text("gid", &gid),
+        Setting::Text("mode", "0620"),
+        Setting::Text("ptmxmode", "0666"),
+    ];
+    new_filesystem("devpts", &settings, Attributes::NO_SUID.and(Attributes::NO_EXEC))
+}
+
+/// Opens a pair in an instance, which may still be detached: the slave gets the name it has once attached.
+///
+/// Minimum kernel version: 4.13 (TIOCGPTPEER).
+///
+/// # Errors
+/// ENOSPC when the instance or the host has no terminal left.
+pub fn open(instance: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<Pty, SyscallError> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY;
+    let master = open_at(instance, "ptmx".as_ref(), flags, 0, Resolve::Inside)?;
+    let unlock: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads an int.
+    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK as _, &raw const unlock) };
+    check(result, "ioctl", || "TIOCSPTLCK".into())?;
+    let flags = flags | libc::O_CLOEXEC;
+    // SAFETY: TIOCGPTPEER takes open flags.
+    let slave = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER as _, flags) };
+    let slave = check(slave, "ioctl", || "TIOCGPTPEER".into())?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    let slave = unsafe { OwnedFd::from_raw_fd(i32::try_from(slave).unwrap_or(-1)) };
+    resize(master.as_fd(), rows, columns)?;
+    Ok(Pty { master, slave })
+}
+
+/// Sets the size of the window; the foreground processes get SIGWINCH when it changes.
+///
+/// # Errors
+/// ENOTTY when it is no terminal.
+pub fn resize(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<(), SyscallError> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads a winsize.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ as _, &raw const size) };
+    check(result, "ioctl", || "TIOCSWINSZ".into()).map(drop)
+}
+
+/// Makes the terminal the controlling one of the calling session leader.
+///
+/// # Errors
+/// EPERM when the caller leads no session or has a terminal already.
+pub fn take_control(slave: BorrowedFd<'_>) -> Result<(), SyscallError> {
+    // SAFETY: TIOCSCTTY takes an integer; 0 does not steal.
+    let result = unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY as _, 0) };
+    check(result, "ioctl", || "TIOCSCTTY".into()).map(drop)
+}
+
+/// The foreground process group of the terminal behind a master, as a pid of the caller's namespace; `None`
+/// where there is no such group or it cannot be seen from here.
+///
+/// # Errors
+/// ENOTTY when it is no terminal.
+pub fn foreground(master: BorrowedFd<'_>) -> Result<Option<libc::pid_t>, SyscallError> {
+    let mut group: libc::pid_t = 0;
+    // SAFETY: TIOCGPGRP writes a pid_t.
+    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPGRP as _, &raw mut group) };
+    check(result, "ioctl", || "TIOCGPGRP".into())?;
+    Ok((group > 0).then_some(group))
+}

@@ -1,0 +1,122 @@
+//! Composition: a profile and the profiles it uses become one set of rules, each with its origin.
+//!
+//! Nothing is overridden here. Rules are put beside each other and the strictest answer is found where they
+//! are judged, so the order of `use` never decides about security; only `environment.set` takes the last.
+
+use serde::{Deserialize, Serialize};
+
+use crate::diagnostics::{Diagnostic, Diagnostics, Source};
+use crate::profile::{Profile, Rules, Use};
+
+/// How deep profiles may use each other.
+pub const MAX_DEPTH: usize = 4;
+
+/// Where the profiles that others use are found.
+pub trait Library {
+    /// The profile of this name, if there is one.
+    fn find(&self, name: &str) -> Option<Source>;
+}
+
+/// A profile with everything it uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effective {
+    /// Name of the profile at the top.
+    pub name: String,
+    /// All rules, those of used profiles first.
+    pub rules: Rules,
+    /// The texts, for errors that are found later: profile name and source.
+    pub sources: Vec<(String, Source)>,
+}
+
+impl Effective {
+    /// An error at a rule.
+    #[must_use]
+    pub fn error(&self, rule: &crate::rule::RuleRef, message: String, help: Option<String>) -> Diagnostic {
+        let source = self.sources.iter().find(|(name, _)| *name == rule.profile);
+        let missing = Source::new(rule.profile.clone(), "");
+        source.map_or(&missing, |(_, source)| source).error_at(rule.line, rule.column, message, help)
+    }
+}
+
+/// Puts a profile and everything it uses together.
+///
+/// # Errors
+/// When a used profile is unknown, wrong, used in a circle or too deep.
+pub fn compose(top: &Profile, library: &dyn Library) -> Result<Effective, Diagnostics> {
+    let effective = Effective { name: top.name.clone(), rules: Rules::default(), sources: Vec::new() };
+    let mut composer = Composer { library, effective, errors: Vec::new(), seen: Vec::new() };
+    composer.add(top, &mut vec![top.name.clone()]);
+    Diagnostics::unless_any(composer.effective, composer.errors)
+}
+
+struct Composer<'l> {
+    library: &'l dyn Library,
+    effective: Effective,
+    errors: Vec<Diagnostic>,
+    seen: Vec<String>,
+}
+
+impl Composer<'_> {
+    fn add(&mut self, profile: &Profile, chain: &mut Vec<String>) {
+        for used in &profile.uses {
+            if let Some(error) = self.forbidden(profile, used, chain) {
+                self.errors.push(error);
+            } else if !self.seen.contains(&used.name) {
+                self.seen.push(used.name.clone());
+                self.find(profile, used, chain);
+            }
+        }
+        self.effective.sources.push((profile.name.clone(), profile.source.clone()));
+        self.effective.rules.extend(profile.rules.clone());
+    }
+
+    fn forbidden(&self, profile: &Profile, used: &Use, chain: &[String]) -> Option<Diagnostic> {
+        let message = if chain.contains(&used.name) {
+            format!("profiles use each other in a circle: {} -> {}", chain.join(" -> "), used.name)
+        } else if chain.len() > MAX_DEPTH {
+            format!("profiles are used more than {MAX_DEPTH} deep: {} -> {}", chain.join(" -> "), used.name)
+        } else {
+            return None;
+        };
+        Some(profile.source.error_at(used.rule.line, used.rule.column, message, None))
+    }
+
+    fn find(&mut self, profile: &Profile, used: &Use, chain: &mut Vec<String>) {
+        let Some(source) = self.library.find(&used.name) else {
+            let message = format!("there is no profile `{}`", used.name);
+            self.errors.push(profile.source.error_at(used.rule.line, used.rule.column, message, None));
+            return;
+        };
+        match Profile::parse(&source) {
+            Ok(other) if other.name == used.name => {
+                chain.push(used.name.clone());
+                self.add(&other, chain);
+                chain.pop();
+            }
+            Ok(other) => {
+                let message =
+                    format!("the profile `{}` was found, but it says name = \"{}\"", used.name, other.name);
+                self.errors.push(profile.source.error_at(used.rule.line, used.rule.column, message, None));
+            }
+            Err(more) => self.errors.extend(more.errors),
+        }
+    }
+}
+
+impl Rules {
+    /// Puts the rules of another profile behind these.
+    fn extend(&mut self, other: Self) {
+        self.mode.extend(other.mode);
+        self.nested_sandbox.extend(other.nested_sandbox);
+        self.identity.extend(other.identity);
+        self.limits.extend(other.limits);
+        self.grants.extend(other.grants);
+        self.guards.extend(other.guards);
+        self.command_default.extend(other.command_default);
+        self.commands.extend(other.commands);
+        self.egress.extend(other.egress);
+        self.pass.extend(other.pass);
+        self.set.extend(other.set);
+        self.examples.extend(other.examples);
+    }
+}

@@ -1,0 +1,297 @@
+//! The launch plan and the messages between `skepd` and `skep-keeper`.
+//!
+//! A launch is data before it is done: `skepd` computes a [`Plan`], which can be printed (`skep run --plan`),
+//! compared and tested without root; the keeper executes it and decides nothing.
+//!
+//! Both sides encode with postcard. A keeper outlives upgrades of `skepd`, so these types are **append-only**:
+//! variants and fields are added at the end and [`VERSION`] grows; nothing is renamed in meaning or removed.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the plan and of the keeper protocol. A keeper refuses a plan of another major meaning.
+pub const VERSION: u16 = 1;
+
+/// Everything the keeper needs to build one sandbox, in the order of its use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// [`VERSION`] of the writer.
+    pub version: u16,
+    /// Id of the sandbox, `[a-z0-9-]{1,32}`; also its host name and the name of its cgroup.
+    pub sandbox: String,
+    /// The agent's uid and gid, the same inside its user namespace and outside.
+    pub agent: Ids,
+    /// The ids of PID 1, which nobody else on the host has.
+    pub init: Ids,
+    /// Ids as which paths on the host are resolved, so that root's authority never follows a user's link.
+    pub lookup: Ids,
+    /// Operations that build the part of the root which other launches of the same profile and user share.
+    pub template: Vec<RootOp>,
+    /// Operations that build what belongs to this sandbox alone, run after the template.
+    pub private: Vec<RootOp>,
+    /// Addresses of the network namespace.
+    pub network: Network,
+    /// The Landlock hull of the agent, or `None` where a layer above makes it pointless or the host has none.
+    pub landlock: Option<Vec<LandlockRule>>,
+    /// Resource limits by `RLIMIT_*` number, soft and hard alike.
+    pub rlimits: Vec<(u32, u64)>,
+    /// Seccomp program of the agent, as the kernel takes it (`struct sock_filter`, 8 bytes each).
+    pub agent_filter: Vec<u8>,
+    /// Seccomp program of PID 1.
+    pub init_filter: Vec<u8>,
+    /// What to start.
+    pub command: Command,
+    /// How the agent talks to its user.
+    pub terminal: Terminal,
+}
+
+/// A user and group id in the initial user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Ids {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// One step that builds the root file system. `at` is an absolute path inside the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootOp {
+    /// Make a directory on the root's own tmpfs, owned by root.
+    Directory {
+        /// Where.
+        at: PathBuf,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Make a symbolic link on the root's own tmpfs.
+    Symlink {
+        /// Where.
+        at: PathBuf,
+        /// Its text.
+        target: PathBuf,
+    },
+    /// Show a file of ours, read-only, at `at`: made where `at` is on the root's own tmpfs, laid over where
+    /// `at` already exists.
+    Content {
+        /// Where.
+        at: PathBuf,
+        /// The bytes of the file.
+        bytes: Vec<u8>,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Bind an object of the host (with what is mounted below it), always `nosuid,nodev`.
+    Bind {
+        /// The object on the host: canonical, opened without following any link.
+        from: PathBuf,
+        /// Where it shows.
+        at: PathBuf,
+        /// Whether it is a directory or anything else.
+        kind: ObjectKind,
+        /// May it be written.
+        write: bool,
+        /// May programs on it be started or mapped executable.
+        exec: bool,
+        /// On-disk owner that is shown as the agent, by an idmapped mount; `None` leaves owners alone.
+        owner_as_agent: Option<Ids>,
+    },
+    /// Bind a path of the sandbox on itself, which keeps it from being renamed or removed, and may take
+    /// writing away.
+    Pin {
+        /// What.
+        at: PathBuf,
+        /// Whether it is a directory or anything else.
+        kind: ObjectKind,
+        /// Whether the pinned object stays writable.
+        write: bool,
+        /// Whether programs on it may run.
+        exec: bool,
+    },
+    /// Cover an object with an empty, unreadable one.
+    Mask {
+        /// What.
+        at: PathBuf,
+        /// Whether it is a directory or anything else.
+        kind: ObjectKind,
+    },
+    /// A private tmpfs, `nosuid,nodev`, owned by the agent.
+    Tmpfs {
+        /// Where.
+        at: PathBuf,
+        /// Size limit in bytes.
+        bytes: u64,
+        /// Permission bits.
+        mode: u32,
+        /// May programs on it run.
+        exec: bool,
+    },
+    /// A fresh `/proc` of the sandbox's PID namespace (`hidepid=invisible`, `subset` off), with its dangerous
+    /// entries masked or read-only.
+    Proc,
+    /// A minimal `/dev`: null zero full random urandom tty, links fd stdin stdout stderr ptmx, devpts, shm.
+    Devices {
+        /// Size limit of `/dev/shm` in bytes.
+        shm_bytes: u64,
+    },
+}
+
+/// What an object is, as far as mounting cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ObjectKind {
+    /// A directory.
+    Directory,
+    /// A regular file, socket or anything else that is no directory.
+    File,
+}
+
+/// The network namespace: `lo` and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The preferred source address besides 127.0.0.1.
+    pub v4: Ipv4Addr,
+    /// The preferred source address besides `::1`.
+    pub v6: Ipv6Addr,
+    /// TCP port, on 127.0.0.1 and `::1`, on which the gateway's listeners are opened.
+    pub gateway_port: u16,
+}
+
+impl Network {
+    /// The addresses of every sandbox: no sandbox sees another's, so they need not differ. 10.113.0.0/24 and
+    /// fd00:5ce9::/64 are private ranges that hosts seldom use; the nameserver of resolv.conf is `.1` there.
+    pub const OF_A_SANDBOX: Self = Self {
+        v4: Ipv4Addr::new(10, 113, 0, 2),
+        v6: Ipv6Addr::new(0xfd00, 0x5ce9, 0, 0, 0, 0, 0, 2),
+        gateway_port: 1,
+    };
+}
+
+/// One hierarchy the Landlock hull leaves open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LandlockRule {
+    /// Path inside the sandbox; a missing one is skipped, for it then needs no permission.
+    pub at: PathBuf,
+    /// May be written below (everything that changes files and names).
+    pub write: bool,
+    /// May be executed below.
+    pub exec: bool,
+}
+
+/// The agent's command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The program: a path with a slash, or a name looked up in `PATH` of [`Command::environment`].
+    pub program: Vec<u8>,
+    /// `argv`, `argv[0]` included; no NUL inside.
+    pub argv: Vec<Vec<u8>>,
+    /// `NAME=value` strings; no NUL inside.
+    pub environment: Vec<Vec<u8>>,
+    /// Working directory inside the sandbox.
+    pub directory: PathBuf,
+}
+
+/// How the agent talks to its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Terminal {
+    /// A pty from the sandbox's own devpts; its master travels with [`KeeperEvent::Prepared`].
+    Pty {
+        /// Rows of the window.
+        rows: u16,
+        /// Columns of the window.
+        columns: u16,
+    },
+    /// Three descriptors passed with [`KeeperRequest::Launch`].
+    Pipes,
+}
+
+/// What `skepd` asks of a keeper. Descriptors ride along as SCM_RIGHTS in the order given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeeperRequest {
+    /// Build the sandbox up to the point where only the agent is missing.
+    ///
+    /// Descriptors: a sealed memfd with the [`Plan`], the sandbox's cgroup directory, the parent of that
+    /// directory (to remove it should `skepd` be gone), then, with [`Terminal::Pipes`], standard input, output
+    /// and error of the agent, then the template's mount namespace if `template` says so.
+    Launch {
+        /// A template mount namespace is passed; [`Plan::template`] is already in it.
+        template: bool,
+    },
+    /// Everything outside is in place: start the agent.
+    Go,
+    /// Send a signal to the agent (to the foreground process group of its terminal where it has one).
+    Signal(i32),
+    /// End the sandbox at once.
+    Kill,
+    /// Build a template mount namespace from [`Plan::template`] (memfd passed) and answer with it.
+    BuildTemplate,
+}
+
+/// What a keeper tells `skepd`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeeperEvent {
+    /// The network namespace and its listeners exist. Descriptors: network namespace, TCP v4, TCP v6, UDP v4,
+    /// UDP v6 listeners, then the pty master with [`Terminal::Pty`].
+    Prepared,
+    /// The agent's program has been executed (its `execve` succeeded).
+    Started {
+        /// Its pid in the initial PID namespace.
+        pid: u32,
+    },
+    /// The launch failed and everything made for it has been undone.
+    Failed {
+        /// Which step.
+        stage: Stage,
+        /// The object of the step: a path, a limit's name.
+        object: String,
+        /// The kernel's answer.
+        errno: i32,
+    },
+    /// The agent ended.
+    Exited(Ending),
+    /// The sandbox's processes and namespaces are gone; the keeper exits after this.
+    Gone,
+    /// The answer to [`KeeperRequest::BuildTemplate`]. Descriptor: the mount namespace.
+    Template,
+}
+
+/// How the agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// It exited with this status.
+    Code(u8),
+    /// It died of this signal.
+    Signal(u8),
+}
+
+/// The steps of a launch, named in its errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Receiving and decoding the plan.
+    Plan,
+    /// `clone3` into the namespaces and the cgroup.
+    Namespaces,
+    /// Addresses, routes and listeners.
+    Network,
+    /// Building the root file system.
+    Root,
+    /// The pty.
+    Terminal,
+    /// Dropping PID 1's privileges.
+    Init,
+    /// The agent's user namespace and its maps.
+    UserNamespace,
+    /// Resource limits.
+    Limits,
+    /// The Landlock hull.
+    Landlock,
+    /// Capabilities, no_new_privs, keyring, session.
+    Credentials,
+    /// The seccomp filter.
+    Filter,
+    /// The working directory.
+    Directory,
+    /// `execve` of the agent: ENOENT is "command not found", EACCES "not executable".
+    Exec,
+}

@@ -1,0 +1,234 @@
+//! The compiled policy of one sandbox: profiles with their variables bound, and the verdicts they give.
+
+mod compile;
+mod judge;
+mod places;
+mod suggest;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::compose::Effective;
+use crate::decision::Decision;
+use crate::diagnostics::Diagnostics;
+use crate::egress;
+use crate::launch::Ids;
+use crate::pattern::{Base, Pattern};
+use crate::profile::{Granting, Guarding, Op, Rules};
+use crate::rule::RuleRef;
+use crate::tree::{Found, Tree};
+
+/// What the variables of profiles stand for, and the caller's environment. All paths are absolute and without
+/// symbolic links.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bindings {
+    /// `${workspace}`.
+    pub workspace: PathBuf,
+    /// `${agent_state}`: a directory of this profile and workspace, made before the launch.
+    pub agent_state: PathBuf,
+    /// `~`: the home of the user the agent works for.
+    pub home: PathBuf,
+    /// `${program}`: directory of the package that holds the command's program; without it, rules that name it
+    /// grant nothing.
+    pub program: Option<PathBuf>,
+    /// The environment of the caller, from which `pass` takes.
+    pub environment: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// Where skepd keeps its audit and its socket: never granted, but for the agent's own state in there.
+    pub reserved: Vec<PathBuf>,
+}
+
+impl Bindings {
+    pub(crate) fn base(&self, base: Base) -> Option<&Path> {
+        match base {
+            Base::Root => Some(Path::new("/")),
+            Base::Home => Some(&self.home),
+            Base::Workspace => Some(&self.workspace),
+            Base::AgentState => Some(&self.agent_state),
+            Base::Program => self.program.as_deref(),
+        }
+    }
+
+    /// The same user in a workspace that nobody has: what examples of profiles are checked with. A home below
+    /// `/tmp`, as tests have it, would be the sandbox's own, and nothing in it denied.
+    #[must_use]
+    pub fn imagined(&self) -> Self {
+        let below_tmp = self.home.starts_with("/tmp");
+        let home = if below_tmp { PathBuf::from("/home/skep-example") } else { self.home.clone() };
+        Self {
+            workspace: home.join(".skep-example/workspace"),
+            agent_state: home.join(".skep-example/state"),
+            home,
+            program: Some("/opt/skep-example".into()),
+            environment: BTreeMap::new(),
+            reserved: self.reserved.clone(),
+        }
+    }
+
+    /// Bindings for checking a profile where there is no sandbox: `/home/u` and `/home/u/project`.
+    #[must_use]
+    pub fn for_tests() -> Self {
+        Self {
+            workspace: "/home/u/project".into(),
+            agent_state: "/home/u/.local/share/skep/agent".into(),
+            home: "/home/u".into(),
+            program: Some("/opt/agent".into()),
+            environment: BTreeMap::new(),
+            reserved: vec!["/var/lib/skep".into(), "/run/skep".into()],
+        }
+    }
+}
+
+/// What is done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileOp {
+    /// Read it, list it.
+    Read,
+    /// Change it.
+    Write,
+    /// Make it.
+    Create,
+    /// Remove it, rename it away.
+    Remove,
+    /// Start it.
+    Exec,
+    /// Connect to it.
+    Connect,
+}
+
+/// A grant with its path bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Which list it is from.
+    pub kind: Granting,
+    /// The path as written, variables replaced.
+    pub path: PathBuf,
+    /// The same path without symbolic links.
+    pub real: PathBuf,
+    /// The links on the way, as a root file system must show them.
+    pub links: Vec<(PathBuf, PathBuf)>,
+    /// Whether it is a directory or a file; `None` when it does not exist or the caller may not reach it.
+    pub object: Option<crate::launch::ObjectKind>,
+    /// Its owner on disk.
+    pub owner: Option<Ids>,
+    /// With `ask`: which operations.
+    pub ops: Vec<Op>,
+    /// Why it is there.
+    pub reason: Option<String>,
+    /// Go on where the host cannot enforce it.
+    pub best_effort: bool,
+    /// Its name.
+    pub rule: RuleRef,
+}
+
+/// A guard with its patterns bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// Which list it is from.
+    pub kind: Guarding,
+    /// What it guards.
+    pub pattern: Pattern,
+    /// What it does not guard.
+    pub except: Vec<Pattern>,
+    /// Why it is there.
+    pub reason: Option<String>,
+    /// Go on where the host cannot enforce it.
+    pub best_effort: bool,
+    /// Its name.
+    pub rule: RuleRef,
+}
+
+/// What a policy says about an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The decision; without approvals, [`Decision::Ask`] means deny.
+    pub decision: Decision,
+    /// The rule that decided; `None` when no rule matched.
+    pub rule: Option<RuleRef>,
+    /// Why: the rule's own reason, or what the kind of rule means.
+    pub reason: String,
+}
+
+/// The compiled policy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Name of the profile.
+    pub name: String,
+    /// What the variables stand for.
+    pub bindings: Bindings,
+    /// Grants, the built-in places first.
+    pub grants: Vec<Grant>,
+    /// Guards.
+    pub guards: Vec<Guard>,
+    /// Everything else the profiles say.
+    pub rules: Rules,
+}
+
+impl Policy {
+    /// Binds the variables, resolves the paths and checks the examples.
+    ///
+    /// # Errors
+    /// When a rule makes no sense with these bindings, or an example comes out differently.
+    pub fn compile(effective: &Effective, bindings: &Bindings, tree: &dyn Tree) -> Result<Self, Diagnostics> {
+        compile::compile(effective, bindings, tree)
+    }
+
+    /// The same for a profile whose examples have passed [`Policy::check_examples`]: a daemon that keeps its
+    /// profiles checks them once, not at every launch.
+    ///
+    /// # Errors
+    /// When a rule makes no sense with these bindings.
+    pub fn compile_again(
+        effective: &Effective,
+        bindings: &Bindings,
+        tree: &dyn Tree,
+    ) -> Result<Self, Diagnostics> {
+        compile::compile_again(effective, bindings, tree)
+    }
+
+    /// Checks the examples, which do not depend on bindings or host.
+    ///
+    /// # Errors
+    /// With every example that comes out differently.
+    pub fn check_examples(effective: &Effective) -> Result<(), Diagnostics> {
+        compile::check_examples(effective)
+    }
+
+    /// The rules of the gateway: names and ports. Rules that are not in force are left out, which denies.
+    #[must_use]
+    pub fn egress_rules(&self) -> egress::Rules {
+        compile::egress_rules(&self.rules.egress)
+    }
+
+    /// Judges a connection to a name and port.
+    #[must_use]
+    pub fn judge_connect(&self, name: &str, port: u16) -> Verdict {
+        judge::connect(self, name, port)
+    }
+
+    /// As whom the agent runs; `None` when no profile says so.
+    #[must_use]
+    pub fn identity(&self) -> Option<crate::profile::Identity> {
+        self.rules.identity.iter().map(|setting| setting.value).max()
+    }
+}
+
+impl Grant {
+    /// Whether there is something to mount.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.object.is_some()
+    }
+
+    fn resolve(&mut self, tree: &dyn Tree) {
+        let walk = crate::tree::walk(tree, &self.path);
+        self.object = walk.found.kind();
+        self.owner = walk.found.owner();
+        if !matches!(walk.found, Found::Unreachable(_)) {
+            self.real = walk.real;
+            self.links = walk.links;
+        }
+    }
+}

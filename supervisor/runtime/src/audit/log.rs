@@ -1,0 +1,427 @@
+//! The writer.
+//!
+//! One writer a state directory: a second one is refused by a lock. [`Log::append`] returns when the record is
+//! in the kernel's hands ([`Durability::Buffered`]: it survives a crash of ours) or on the disk
+//! ([`Durability::Durable`]: it survives a crash of the host). **When it fails, nothing was recorded, and what
+//! was to be recorded must not happen**: the caller denies, and ends what it cannot deny. A full disk leaves the
+//! log usable for when there is space again; a failed write-back (after which the kernel may have dropped the
+//! pages, since Linux 4.13 reported once) makes every later append fail until the log is opened anew.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+
+use super::anchor::{Anchor, Keeper};
+use super::chain::{hex, seal};
+use super::clock::{Moment, boot_id, rfc3339};
+use super::record::{Body, LogEvent, Record, Sandbox, VERSION};
+use super::redact::Redactor;
+use super::segment::{self, LONGEST_LINE, Link};
+use super::{AuditError, tail};
+
+/// Number of a record: 1 is the first of the log, each next one is one more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Seq(pub u64);
+
+/// What a record must survive before its append returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// A crash of skepd: written with `write(2)`. It reaches the disk within [`Options::anchor_every`].
+    Buffered,
+    /// A crash of the host: `fdatasync(2)` after it. For grants and answers.
+    Durable,
+}
+
+/// How a log is kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A segment is closed when it has so many bytes.
+    pub segment_bytes: u64,
+    /// A segment is closed when its first record is so old.
+    pub segment_age: Duration,
+    /// Old segments are removed while all together have more bytes than this.
+    pub retain_bytes: u64,
+    /// Segments last written longer ago than this are removed.
+    pub retain_age: Duration,
+    /// The anchor is renewed after so many records,
+    pub anchor_records: u64,
+    /// or after this time, whichever is first.
+    pub anchor_every: Duration,
+}
+
+impl Default for Options {
+    /// 64 MiB or a day a segment, 1 GiB or 90 days in all, an anchor every 4,096 records or second.
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(86_400);
+        Self {
+            segment_bytes: 64 << 20,
+            segment_age: DAY,
+            retain_bytes: 1 << 30,
+            retain_age: 90 * DAY,
+            anchor_records: 4096,
+            anchor_every: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The log of a state directory, open for writing.
+pub struct Log {
+    state: PathBuf,
+    options: Options,
+    boot: String,
+    file: Arc<File>,
+    segment: u64,
+    /// Bytes of the segment that are whole lines.
+    length: u64,
+    since: SystemTime,
+    head: Link,
+    buffer: Vec<u8>,
+    anchor: Keeper,
+    /// Why no append can succeed any more.
+    broken: Option<String>,
+    /// Held for its lock.
+    _lock: File,
+}
+
+/// A line before its chain value is added. The order of the fields is the order in the file.
+#[derive(Serialize)]
+struct Line<'a> {
+    v: u32,
+    seq: u64,
+    at: &'a str,
+    boot_ns: u128,
+    boot: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox: Option<&'a Sandbox>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_ns: Option<u64>,
+    #[serde(flatten)]
+    body: &'a Body,
+}
+
+impl Log {
+    /// Opens the log in `<state>/audit`, making it where there is none, repairs a torn tail, and records what
+    /// was found: a log that was cut or changed is continued in a new segment, loudly, never silently.
+    ///
+    /// # Errors
+    /// [`AuditError::Busy`] when another skepd writes it, [`AuditError::Directory`] when the directory is not
+    /// ours alone, else the I/O error.
+    pub fn open(state: &Path, options: Options) -> Result<Self, AuditError> {
+        let lock = prepare(state)?;
+        let tail::Found { start, notes } = tail::examine(state)?;
+        let boot = boot_id().map_err(AuditError::io("read", "/proc/sys/kernel/random/boot_id"))?;
+        // The anchor exists before the first segment does, so that its absence always means something.
+        let anchored = Anchor { link: start.link, segment: start.segment };
+        if start.fresh_anchor {
+            anchored.write(state).map_err(AuditError::io("write", &super::anchor::path(state)))?;
+        }
+        let anchor = Keeper::start(state, start.link.seq, options.anchor_records, options.anchor_every)
+            .map_err(AuditError::io("start", "the anchor thread"))?;
+        let (file, length, since) = match start.length {
+            Some(length) => reopen(state, start.segment, length)?,
+            None => (create(state, start.segment)?, 0, SystemTime::now()),
+        };
+        let mut log = Self {
+            state: state.to_owned(),
+            options,
+            boot,
+            file: Arc::new(file),
+            segment: start.segment,
+            length,
+            since,
+            head: start.link,
+            buffer: Vec::with_capacity(1 << 16),
+            anchor,
+            broken: None,
+            _lock: lock,
+        };
+        let opened =
+            LogEvent::Opened { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id() };
+        let first = start.length.is_none().then(|| first_of(start.segment, start.origin));
+        let events = first.into_iter().chain(notes).chain([opened]);
+        log.write(events.map(|event| Record::general(Body::Log(event))).collect(), Durability::Durable)?;
+        Ok(log)
+    }
+
+    /// Records one thing. See the module's head for what an error means.
+    ///
+    /// # Errors
+    /// [`AuditError::Full`] without space, [`AuditError::Broken`] after a failed write-back, else the I/O error.
+    pub fn append(&mut self, record: Record, durability: Durability) -> Result<Seq, AuditError> {
+        self.append_all(vec![record], durability)
+    }
+
+    /// Records several things with one write and, if durable, one write-back: all of them or none. Returns the
+    /// number of the last.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn append_all(&mut self, records: Vec<Record>, durability: Durability) -> Result<Seq, AuditError> {
+        if self.is_due() {
+            self.rotate()?;
+        }
+        self.write(records, durability)
+    }
+
+    /// Number of the last record.
+    #[must_use]
+    pub fn seq(&self) -> Seq {
+        Seq(self.head.seq)
+    }
+
+    /// The segment being written, for people: where the audit is.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        segment::path(&self.state, self.segment)
+    }
+
+    /// Waits until everything appended is on the disk.
+    ///
+    /// # Errors
+    /// The write-back's; the log is broken then.
+    pub fn sync(&mut self) -> Result<(), AuditError> {
+        let synced = self.file.sync_data();
+        synced.map_err(|error| self.break_with("fdatasync", &error))
+    }
+
+    /// Closes in good order: a last record, on the disk, and anchored.
+    ///
+    /// # Errors
+    /// As [`Log::append`], or the anchor's.
+    pub fn close(mut self) -> Result<(), AuditError> {
+        self.write(vec![Record::general(Body::Log(LogEvent::Shut))], Durability::Durable)?;
+        self.anchor.stop();
+        self.anchor
+            .write_now(&self.position())
+            .map_err(AuditError::io("write", &super::anchor::path(&self.state)))
+    }
+
+    fn position(&self) -> Anchor {
+        Anchor { link: self.head, segment: self.segment }
+    }
+
+    fn is_due(&self) -> bool {
+        let old = self.since.elapsed().is_ok_and(|age| age >= self.options.segment_age);
+        self.length >= self.options.segment_bytes || old
+    }
+
+    /// Encodes, writes and commits; on any failure the file ends where it ended before.
+    fn write(&mut self, records: Vec<Record>, durability: Durability) -> Result<Seq, AuditError> {
+        if let Some(why) = &self.broken {
+            return Err(AuditError::Broken(why.clone()));
+        }
+        self.buffer.clear();
+        let mut head = self.head;
+        let now = Moment::now();
+        let at = rfc3339(now.wall);
+        for record in records {
+            head = encode(record, head, &at, now.boot, &self.boot, &mut self.buffer)?;
+        }
+        if let Err(error) = (&*self.file).write_all(&self.buffer) {
+            return Err(self.undo(error));
+        }
+        self.length += self.buffer.len() as u64;
+        self.head = head;
+        if durability == Durability::Durable {
+            self.sync()?;
+        }
+        if let Err(error) = self.anchor.advance(self.position(), &self.file) {
+            return Err(self.break_with("anchor", &error));
+        }
+        Ok(Seq(head.seq))
+    }
+
+    /// Takes back what a failed write left of a line.
+    fn undo(&mut self, error: io::Error) -> AuditError {
+        if let Err(second) = self.file.set_len(self.length) {
+            return self.break_with("ftruncate", &second);
+        }
+        let path = self.path();
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                AuditError::Full { path, source: error }
+            }
+            _ => AuditError::io("write", &path)(error),
+        }
+    }
+
+    fn break_with(&mut self, call: &str, error: &io::Error) -> AuditError {
+        let why = format!("{call}({}) failed: {error}", self.path().display());
+        self.broken = Some(why.clone());
+        AuditError::Broken(why)
+    }
+
+    /// Goes on in a new segment and removes what retention has run out for.
+    fn rotate(&mut self) -> Result<(), AuditError> {
+        self.sync()?;
+        let (segment, origin) = (self.segment + 1, self.head);
+        let file = create(&self.state, segment)?;
+        let old = (std::mem::replace(&mut self.file, Arc::new(file)), self.segment, self.length);
+        (self.segment, self.length) = (segment, 0);
+        let first = Record::general(Body::Log(first_of(segment, origin)));
+        if let Err(error) = self.write(vec![first], Durability::Durable) {
+            // Without its first record the new segment would break the chain: the old one stays in use.
+            (self.file, self.segment, self.length) = old;
+            let _ = fs::remove_file(segment::path(&self.state, segment));
+            return Err(error);
+        }
+        self.since = SystemTime::now();
+        self.retain()
+    }
+
+    /// Removes the oldest segments. The record that says so is on the disk before the first is removed.
+    fn retain(&mut self) -> Result<(), AuditError> {
+        let old = tail::expired(&self.state, self.segment, &self.options)?;
+        let Some(&through) = old.last() else { return Ok(()) };
+        let path = segment::path(&self.state, through + 1);
+        let Some(link) = tail::origin_of(&path)? else {
+            // The segment that follows does not say where it comes from: removing evidence would be wrong.
+            return Ok(());
+        };
+        let event = LogEvent::Retention { through, seq: link.seq, hash: hex(&link.hash) };
+        self.write(vec![Record::general(Body::Log(event))], Durability::Durable)?;
+        // The anchor must not be older than what is left, or the log would look rewritten.
+        let path = super::anchor::path(&self.state);
+        self.anchor.write_now(&self.position()).map_err(AuditError::io("write", &path))?;
+        for segment in old {
+            let path = segment::path(&self.state, segment);
+            fs::remove_file(&path).map_err(AuditError::io("unlink", &path))?;
+        }
+        Ok(())
+    }
+}
+
+fn first_of(segment: u64, origin: Link) -> LogEvent {
+    LogEvent::Segment { segment, previous_seq: origin.seq, previous_hash: hex(&origin.hash) }
+}
+
+/// Adds one line to the buffer and returns the new head.
+fn encode(
+    mut record: Record,
+    head: Link,
+    at: &str,
+    boot_time: Duration,
+    boot: &str,
+    buffer: &mut Vec<u8>,
+) -> Result<Link, AuditError> {
+    let shapes_only = Redactor::default();
+    let redactor = record.origin.as_ref().map_or(&shapes_only, |origin| &origin.redactor);
+    record.body.each_text(&mut |text| redactor.redact(text));
+    let seq = head.seq + 1;
+    let from = buffer.len();
+    // A record that is too long is written in part, marked as such, rather than not at all.
+    for limit in [usize::MAX, 4096, 256, 16] {
+        record.body.shorten(limit);
+        let line = Line {
+            v: VERSION,
+            seq,
+            at,
+            boot_ns: boot_time.as_nanos(),
+            boot,
+            sandbox: record.origin.as_ref().map(|origin| &origin.sandbox),
+            event_ns: record.event_ns,
+            body: &record.body,
+        };
+        buffer.truncate(from);
+        serde_json::to_writer(&mut *buffer, &line).map_err(AuditError::Encode)?;
+        if buffer.len() - from + 128 <= LONGEST_LINE {
+            let hash = seal(&head.hash, buffer, from);
+            return Ok(Link { seq, hash });
+        }
+    }
+    Err(AuditError::TooLong)
+}
+
+/// Makes the directory, checks that it is ours alone and locks it.
+fn prepare(state: &Path) -> Result<File, AuditError> {
+    let directory = segment::directory(state);
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&directory)
+        .map_err(AuditError::io("mkdir", &directory))?;
+    let meta = fs::symlink_metadata(&directory).map_err(AuditError::io("lstat", &directory))?;
+    let own = fs::metadata("/proc/self").map_err(AuditError::io("stat", "/proc/self"))?.uid();
+    if !meta.is_dir() || meta.uid() != own || meta.mode() & 0o022 != 0 {
+        return Err(AuditError::Directory { path: directory, owner: meta.uid(), mode: meta.mode() & 0o7777 });
+    }
+    let path = directory.join("lock");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let lock = options.open(&path).map_err(AuditError::io("open", &path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(AuditError::Busy(directory)),
+        Err(TryLockError::Error(error)) => Err(AuditError::io("flock", &path)(error)),
+    }
+}
+
+fn create(state: &Path, segment: u64) -> Result<File, AuditError> {
+    let path = segment::path(state, segment);
+    let open = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
+    let file = open.map_err(AuditError::io("open", &path))?;
+    let directory = segment::directory(state);
+    let sync = File::open(&directory).and_then(|directory| directory.sync_all());
+    sync.map_err(AuditError::io("fsync", &directory))?;
+    Ok(file)
+}
+
+/// Opens a segment to go on at `length`, cutting what stands behind it.
+fn reopen(state: &Path, segment: u64, length: u64) -> Result<(File, u64, SystemTime), AuditError> {
+    let path = segment::path(state, segment);
+    let open = OpenOptions::new().append(true).custom_flags(libc::O_NOFOLLOW).open(&path);
+    let file = open.map_err(AuditError::io("open", &path))?;
+    file.set_len(length).map_err(AuditError::io("ftruncate", &path))?;
+    let since = file.metadata().and_then(|meta| meta.created().or_else(|_no_birth_time| meta.modified()));
+    Ok((file, length, since.unwrap_or_else(|_unknown| SystemTime::now())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Exec, Failure};
+    use super::super::text::Text;
+    use super::*;
+
+    fn note(message: &str) -> Record {
+        Record::general(Body::Error(Failure { what: "test".into(), message: message.into() }))
+    }
+
+    #[test]
+    fn numbers_go_on_when_the_log_is_opened_again() {
+        let state = tempfile::tempdir().unwrap();
+        let mut log = Log::open(state.path(), Options::default()).unwrap();
+        assert_eq!(log.append(note("a"), Durability::Buffered).unwrap(), Seq(3));
+        log.close().unwrap();
+        let log = Log::open(state.path(), Options::default()).unwrap();
+        assert_eq!(log.seq(), Seq(5));
+        let text = fs::read_to_string(log.path()).unwrap();
+        assert_eq!(text.lines().count(), 5);
+        assert!(text.starts_with(r#"{"v":1,"seq":1,"at":""#), "{text}");
+        assert!(!text.contains("damaged") && !text.contains("anchor-lost"), "{text}");
+    }
+
+    #[test]
+    fn a_second_writer_is_refused() {
+        let state = tempfile::tempdir().unwrap();
+        let _first = Log::open(state.path(), Options::default()).unwrap();
+        assert!(matches!(Log::open(state.path(), Options::default()), Err(AuditError::Busy(_))));
+    }
+
+    #[test]
+    fn a_record_too_long_for_a_line_is_cut_and_says_so() {
+        let state = tempfile::tempdir().unwrap();
+        let mut log = Log::open(state.path(), Options::default()).unwrap();
+        let argv = vec![Text::from(vec![b'\n'; 300]); 5000];
+        let body = Body::Exec(Exec { argv, ..Exec::default() });
+        log.append(Record::general(body), Durability::Buffered).unwrap();
+        let text = fs::read_to_string(log.path()).unwrap();
+        let last = text.lines().last().unwrap();
+        assert!(last.len() < LONGEST_LINE && last.contains(r#""cut":{"arguments":5000}"#));
+        assert!(last.contains(r#""of":300"#));
+    }
+}

@@ -1,0 +1,291 @@
+//! The gateway processes, one per owner, and what they report.
+//!
+//! A gateway is started with the first sandbox of an owner and ends with the last. It may die at any moment:
+//! its connections die with it and nothing passes meanwhile; the sockets it serves are held here as well, so
+//! the next gateway takes over where packets wait.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use skep_kernel::seqpacket::ChannelError;
+use skep_kernel::spawn::SpawnError;
+use skep_policy::egress::Rules;
+use skep_policy::gateway::{GatewayEvent, GatewayRequest};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use crate::caller::GATEWAY;
+use crate::helper::Helper;
+use crate::record::Recorder;
+
+/// How long a gateway may take to confine itself, or to take a sandbox on.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a gateway without a sandbox is kept for the next one.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// How often a gateway is started again within [`RESTART_WINDOW`] before its sandboxes are left without one.
+const MOST_RESTARTS: usize = 5;
+
+/// See [`MOST_RESTARTS`].
+const RESTART_WINDOW: Duration = Duration::from_secs(60);
+
+/// One sandbox as a gateway needs it.
+#[derive(Debug)]
+pub struct Service {
+    /// Its id.
+    pub sandbox: String,
+    /// Its rules.
+    pub rules: Rules,
+    /// Its own addresses.
+    pub own: (Ipv4Addr, Ipv6Addr),
+    /// Names with fixed addresses, in test builds.
+    pub upstreams: Vec<(String, SocketAddr)>,
+    /// Its TCP v4, TCP v6, UDP v4 and UDP v6 sockets.
+    pub sockets: [OwnedFd; 4],
+}
+
+/// Why a sandbox has no gateway.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// It could not be started.
+    #[error("starting skep-egress failed: {0}")]
+    Start(#[from] SpawnError),
+    /// The connection to it broke.
+    #[error("skep-egress: {0}")]
+    Channel(#[from] ChannelError),
+    /// It ended, or answered something else, or nothing in time.
+    #[error("skep-egress {0}")]
+    Silent(&'static str),
+}
+
+/// All gateways.
+pub struct Gateways {
+    program: PathBuf,
+    recorder: Arc<Recorder>,
+    by_owner: Mutex<HashMap<u32, mpsc::Sender<Command>>>,
+}
+
+#[derive(Debug)]
+enum Command {
+    Serve(Service, oneshot::Sender<Result<(), GatewayError>>),
+    Dismiss(String, oneshot::Sender<()>),
+}
+
+impl Gateways {
+    /// None yet; `program` is skep-egress.
+    #[must_use]
+    pub fn new(program: PathBuf, recorder: Arc<Recorder>) -> Self {
+        Self { program, recorder, by_owner: Mutex::default() }
+    }
+
+    /// Has the owner's gateway serve a sandbox; when this returns, packets may arrive.
+    ///
+    /// # Errors
+    /// When no gateway can be had.
+    pub async fn serve(&self, owner: u32, service: Service) -> Result<(), GatewayError> {
+        let (answer, answered) = oneshot::channel();
+        let mut command = Command::Serve(service, answer);
+        // A gateway that is just leaving for want of work does not take the command; a second one is new.
+        for _ in 0..2 {
+            match self.actor(owner).send(command).await {
+                Ok(()) => return answered.await.unwrap_or(Err(GatewayError::Silent("ended"))),
+                Err(returned) => command = returned.0,
+            }
+        }
+        Err(GatewayError::Silent("ended"))
+    }
+
+    /// Cuts a sandbox off: its connections are closed when this returns.
+    pub async fn dismiss(&self, owner: u32, sandbox: &str) {
+        let actor = self.by_owner.lock().unwrap_or_else(PoisonError::into_inner).get(&owner).cloned();
+        let Some(actor) = actor else { return };
+        let (done, is_done) = oneshot::channel();
+        if actor.send(Command::Dismiss(sandbox.to_owned(), done)).await.is_ok() {
+            // An actor that ended has closed everything.
+            let _ended = is_done.await;
+        }
+    }
+
+    fn actor(&self, owner: u32) -> mpsc::Sender<Command> {
+        let mut by_owner = self.by_owner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(actor) = by_owner.get(&owner).filter(|actor| !actor.is_closed()) {
+            return actor.clone();
+        }
+        let (sender, commands) = mpsc::channel(16);
+        let actor = Actor {
+            program: self.program.clone(),
+            recorder: Arc::clone(&self.recorder),
+            services: BTreeMap::new(),
+            restarts: Vec::new(),
+        };
+        tokio::spawn(actor.live(commands));
+        by_owner.insert(owner, sender.clone());
+        sender
+    }
+}
+
+/// The task that owns one gateway.
+struct Actor {
+    program: PathBuf,
+    recorder: Arc<Recorder>,
+    services: BTreeMap<String, Service>,
+    restarts: Vec<Instant>,
+}
+
+impl Actor {
+    async fn live(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut gateway: Option<Helper> = None;
+        loop {
+            let next = tokio::select! {
+                command = timeout(IDLE, commands.recv()) => Next::Command(command),
+                event = next_event(gateway.as_ref()) => Next::Event(event),
+            };
+            match next {
+                Next::Command(Ok(Some(command))) => self.obey(&mut gateway, command).await,
+                Next::Command(Ok(None)) => return,
+                Next::Command(Err(_idle)) if self.services.is_empty() => return,
+                Next::Command(Err(_idle)) => {}
+                Next::Event(Ok(Some(event))) => self.hear(gateway.as_ref(), event).await,
+                Next::Event(ended) => {
+                    tracing::warn!(?ended, "skep-egress ended, its connections are cut");
+                    gateway = None;
+                    self.restart(&mut gateway).await;
+                }
+            }
+        }
+    }
+
+    async fn obey(&mut self, gateway: &mut Option<Helper>, command: Command) {
+        match command {
+            Command::Serve(service, answer) => {
+                let id = service.sandbox.clone();
+                let result = self.take_on(gateway, &service).await;
+                if result.is_ok() {
+                    self.services.insert(id, service);
+                }
+                // A sandbox whose task is gone dismisses nothing; its channel closing is enough.
+                if answer.send(result).is_err() {
+                    tracing::debug!("a sandbox ended while its gateway was prepared");
+                }
+            }
+            Command::Dismiss(sandbox, done) => {
+                if self.services.remove(&sandbox).is_some()
+                    && let Some(gateway) = gateway
+                    && let Err(error) = self.dismiss(gateway, &sandbox).await
+                {
+                    tracing::debug!(%error, "skep-egress is gone already");
+                }
+                // As above.
+                let _gone = done.send(());
+            }
+        }
+    }
+
+    /// Has the gateway let go of a sandbox, and writes down what it still had to say about it.
+    async fn dismiss(&self, gateway: &Helper, sandbox: &str) -> Result<(), GatewayError> {
+        gateway.channel.send(&GatewayRequest::Dismiss { sandbox: sandbox.to_owned() }, &[]).await?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let event = tokio::time::timeout_at(deadline, gateway.channel.receive())
+                .await
+                .map_err(|_elapsed| GatewayError::Silent("did not let go of the sandbox in time"))??;
+            match event {
+                Some((GatewayEvent::Dismissed { sandbox: done }, _)) if done == sandbox => return Ok(()),
+                Some((event, _)) => self.hear(Some(gateway), event).await,
+                None => return Err(GatewayError::Silent("ended")),
+            }
+        }
+    }
+
+    /// Starts a gateway if there is none and hands it the sandbox.
+    async fn take_on(&mut self, gateway: &mut Option<Helper>, service: &Service) -> Result<(), GatewayError> {
+        let running = match gateway {
+            Some(running) => running,
+            None => gateway.insert(self.start().await?),
+        };
+        let request = GatewayRequest::Serve {
+            sandbox: service.sandbox.clone(),
+            rules: service.rules.clone(),
+            own: service.own,
+            upstreams: service.upstreams.clone(),
+        };
+        let sockets = service.sockets.each_ref().map(AsFd::as_fd);
+        running.channel.send(&request, &sockets).await?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let event = tokio::time::timeout_at(deadline, running.channel.receive())
+                .await
+                .map_err(|_elapsed| GatewayError::Silent("did not take the sandbox on in time"))??;
+            match event {
+                Some((GatewayEvent::Serving { sandbox }, _)) if sandbox == service.sandbox => return Ok(()),
+                Some((event, _)) => self.hear(Some(running), event).await,
+                None => return Err(GatewayError::Silent("ended")),
+            }
+        }
+    }
+
+    async fn start(&self) -> Result<Helper, GatewayError> {
+        let running = Helper::start(&self.program, &[&GATEWAY.uid.to_string(), &GATEWAY.gid.to_string()])?;
+        match timeout(PATIENCE, running.channel.receive()).await {
+            Ok(Ok(Some((GatewayEvent::Ready, _)))) => Ok(running),
+            Ok(Ok(Some(_))) => Err(GatewayError::Silent("spoke before it was ready")),
+            Ok(Ok(None)) => Err(GatewayError::Silent("ended before it was ready")),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_elapsed) => Err(GatewayError::Silent("did not become ready in time")),
+        }
+    }
+
+    /// Starts the gateway again for the sandboxes it served, unless it keeps dying.
+    async fn restart(&mut self, gateway: &mut Option<Helper>) {
+        let now = Instant::now();
+        self.restarts.retain(|moment| now.duration_since(*moment) < RESTART_WINDOW);
+        if self.services.is_empty() {
+            return;
+        }
+        self.recorder.gateway_ended(self.services.keys());
+        if self.restarts.len() >= MOST_RESTARTS {
+            tracing::error!("skep-egress keeps ending; its sandboxes stay without a network");
+            return;
+        }
+        self.restarts.push(now);
+        for service in std::mem::take(&mut self.services).into_values() {
+            match self.take_on(gateway, &service).await {
+                Ok(()) => {
+                    self.services.insert(service.sandbox.clone(), service);
+                }
+                Err(error) => tracing::error!(%error, sandbox = service.sandbox, "no gateway, no network"),
+            }
+        }
+    }
+
+    /// Writes an event down and, if it waits for that, lets the gateway go on.
+    async fn hear(&self, gateway: Option<&Helper>, event: GatewayEvent) {
+        let (GatewayEvent::Judged { number, .. }, Some(gateway)) = (&event, gateway) else {
+            self.recorder.gateway(&event);
+            return;
+        };
+        // Not written: not answered. The gateway waits, gives up and denies.
+        if self.recorder.gateway(&event)
+            && let Err(error) = gateway.channel.send(&GatewayRequest::Recorded { number: *number }, &[]).await
+        {
+            tracing::debug!(%error, "skep-egress is gone already");
+        }
+    }
+}
+
+enum Next {
+    Command(Result<Option<Command>, tokio::time::error::Elapsed>),
+    Event(Result<Option<GatewayEvent>, ChannelError>),
+}
+
+async fn next_event(gateway: Option<&Helper>) -> Result<Option<GatewayEvent>, ChannelError> {
+    match gateway {
+        Some(gateway) => Ok(gateway.channel.receive().await?.map(|(event, _)| event)),
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,24 @@
+//! What skepd does: one task per sandbox, events, audit, the client protocol.
+#![forbid(unsafe_code)]
+
+pub mod audit;
+pub mod caller;
+pub mod channel;
+pub mod events;
+pub mod gateway;
+pub mod helper;
+pub mod host;
+pub mod inquiry;
+pub mod keepers;
+pub mod observe;
+pub mod places;
+pub mod prepare;
+pub mod profiles;
+pub mod protocol;
+pub mod record;
+pub mod registry;
+pub mod server;
+pub mod supervisor;
+pub mod task;
+pub mod template;
+pub mod view;

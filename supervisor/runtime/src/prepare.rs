@@ -1,0 +1,389 @@
+//! From a request to a plan: everything that is decided before anything is done.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use skep_kernel::cgroup::Limits;
+use skep_kernel::listener::Peer;
+use skep_kernel::view;
+use skep_policy::compose::Effective;
+use skep_policy::decision::Decision;
+use skep_policy::launch::{self, Command, Ids, Network, Plan, Terminal};
+use skep_policy::layers::{self, Binding};
+use skep_policy::plan::{self, Context};
+use skep_policy::policy::{Bindings, FileOp, Policy};
+use skep_policy::profile::Identity;
+use skep_policy::tree::{Found, walk};
+
+use crate::audit::{self, Origin, Redactor, Text};
+use crate::caller::{Caller, INIT, own_ids, variable};
+use crate::host;
+use crate::protocol::{Refusal, Run};
+use crate::registry::{Live, Progress};
+use crate::supervisor::Supervisor;
+use crate::view::{HostTree, NoCommand, package, program};
+
+/// Everything decided about one run.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Id of the sandbox.
+    pub id: String,
+    /// The launch as data.
+    pub plan: Plan,
+    /// What the caller should read before it starts.
+    pub notices: Vec<String>,
+    /// Names with fixed addresses, in test builds.
+    pub upstreams: Vec<(String, SocketAddr)>,
+    /// Limits of the cgroup.
+    pub limits: Limits,
+    /// The first record.
+    pub start: audit::Start,
+    name: String,
+    workspace: PathBuf,
+    command: String,
+    policy: Policy,
+    binding: Binding,
+    origin: Arc<Origin>,
+    owner: u32,
+    since: Instant,
+}
+
+impl Prepared {
+    /// The plan for people and programs.
+    #[must_use]
+    pub fn plan_as_json(&self) -> String {
+        // Only maps with keys that are no strings can fail, and the plan has none.
+        serde_json::to_string_pretty(&self.plan).unwrap_or_default()
+    }
+
+    /// The rules that are weaker here, each with why.
+    #[must_use]
+    pub fn weaker(&self) -> Vec<(String, String)> {
+        weaker(&self.binding)
+    }
+
+    /// How long it may run.
+    #[must_use]
+    pub fn wall_clock(&self) -> Option<Duration> {
+        self.binding.wall_clock_ms.map(Duration::from_millis)
+    }
+
+    /// The sandbox as the rest of skepd sees it.
+    #[must_use]
+    pub fn into_live(self, cgroup: u64) -> Live {
+        Live {
+            id: self.id,
+            name: self.name,
+            owner: self.owner,
+            profile: self.policy.name.clone(),
+            workspace: self.workspace,
+            command: self.command,
+            cgroup,
+            enforced: enforced(&self.binding),
+            weaker: weaker(&self.binding),
+            policy: self.policy,
+            origin: self.origin,
+            since: self.since,
+            progress: Mutex::new(Progress::default()),
+        }
+    }
+}
+
+/// Decides everything about a run. Blocking: it looks at files, with the caller's rights.
+///
+/// # Errors
+/// With what the caller did wrong, or what this host cannot enforce.
+pub fn prepare(supervisor: &Supervisor, peer: Peer, request: &Run) -> Result<Prepared, Refusal> {
+    let since = Instant::now();
+    if !request.upstreams.is_empty() && !cfg!(feature = "test-upstreams") {
+        return Err(Refusal::new("upstream", "this skepd was not built for tests", "leave --upstream out"));
+    }
+    let caller = Caller::resolve(peer.uid, request.subject, variable(&request.environment, "HOME"))?;
+    let command = request.argv.first().ok_or_else(|| Refusal::new("request", "no command", "name one"))?;
+    let effective = supervisor.shelf.choose(&request.profile, command)?;
+    let state = agent_state(supervisor, &caller, &effective.name, &request.workspace)?;
+    let seen = view::with_rights_of(caller.ids, || look(supervisor, &caller, request, &effective, &state))
+        .map_err(|error| Refusal::new("launch", error.to_string(), "try again"))??;
+    finish(supervisor, request, &caller, seen, since)
+}
+
+/// What the look at the host's files gave.
+struct Seen {
+    policy: Policy,
+    binding: Binding,
+    plan: Plan,
+}
+
+/// The part that looks at files; runs with the caller's rights.
+fn look(
+    supervisor: &Supervisor,
+    caller: &Caller,
+    request: &Run,
+    effective: &Effective,
+    state: &Path,
+) -> Result<Seen, Refusal> {
+    let tree = HostTree::default();
+    let workspace = workspace(&tree, &request.workspace)?;
+    let home = walk(&tree, &caller.home).real;
+    let command = request.argv.first().map(Vec::as_slice).unwrap_or_default();
+    let search = variable(&request.environment, "PATH").unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
+    let program = program(&tree, command, search, &request.directory)
+        .map_err(|why| no_command(why, command, search))?;
+    let bindings = Bindings {
+        program: package(&program, &[&home, &workspace]),
+        workspace: workspace.clone(),
+        agent_state: state.to_owned(),
+        home,
+        environment: environment(&request.environment),
+        reserved: [&supervisor.places.state, &supervisor.places.runtime]
+            .map(|own| walk(&tree, own).real)
+            .to_vec(),
+    };
+    let policy = Policy::compile_again(effective, &bindings, &tree).map_err(|errors| {
+        Refusal::new("profile", errors.to_string(), "skep profile check FILE says this too")
+    })?;
+    writable(&policy, caller)?;
+    let binding =
+        layers::bind(&policy, &supervisor.host, &tree, &request.accept_weaker).map_err(|refusal| {
+            let advice = "skep doctor shows what this host enforces; --accept-weaker RULE goes on without";
+            Refusal::new("rule-not-enforceable", refusal.to_string(), advice)
+        })?;
+    let agent = agent_ids(supervisor, caller, policy.identity());
+    let directory = working_directory(&tree, &request.directory, &workspace);
+    let context = Context { agent, caller: caller.ids, user: caller.name.clone(), directory };
+    let prepared = plan::prepare(&policy, &binding, &tree, &context)
+        .map_err(|error| Refusal::new("plan", error.to_string(), "skep run --plan shows what was planned"))?;
+    let plan = assemble(prepared, request, agent, caller.ids, program.as_os_str().as_bytes());
+    Ok(Seen { policy, binding, plan })
+}
+
+/// The launch as data: what the policy decided, and what only the request and the daemon know. The seccomp
+/// programs are added last, for they are the same for all.
+fn assemble(prepared: plan::Prepared, request: &Run, agent: Ids, lookup: Ids, program: &[u8]) -> Plan {
+    let plan::Prepared { template, private, landlock, rlimits, environment, directory } = prepared;
+    Plan {
+        version: launch::VERSION,
+        sandbox: new_id(),
+        agent,
+        init: INIT,
+        lookup,
+        template,
+        private,
+        network: Network::OF_A_SANDBOX,
+        landlock,
+        rlimits,
+        agent_filter: Vec::new(),
+        init_filter: Vec::new(),
+        command: Command { program: program.to_vec(), argv: request.argv.clone(), environment, directory },
+        terminal: request.window.map_or(Terminal::Pipes, |(rows, columns)| Terminal::Pty { rows, columns }),
+    }
+}
+
+fn finish(
+    supervisor: &Supervisor,
+    request: &Run,
+    caller: &Caller,
+    seen: Seen,
+    since: Instant,
+) -> Result<Prepared, Refusal> {
+    let Seen { policy, binding, mut plan } = seen;
+    plan.agent_filter.clone_from(&supervisor.filters.agent);
+    plan.init_filter.clone_from(&supervisor.filters.init);
+    let id = plan.sandbox.clone();
+    let name = request.name.clone().unwrap_or_else(|| format!("{}-{}", policy.name, &id[..4]));
+    let weaker: Vec<audit::Weaker> = weaker(&binding)
+        .into_iter()
+        .map(|(rule, why)| audit::Weaker { rule: Text::from(rule), reason: Text::from(why) })
+        .collect();
+    let redactor = Redactor::from_environment(&plan.command.environment, &[])
+        .map_err(|error| Refusal::new("environment", error.to_string(), "pass less"))?;
+    let origin = Arc::new(Origin {
+        sandbox: audit::Sandbox {
+            id: id.clone(),
+            name: Text::from(name.as_str()),
+            owner: caller.ids.uid,
+            profile: Text::from(policy.name.as_str()),
+            version: version(&policy),
+            weaker: audit::weaker_id(&weaker),
+        },
+        redactor,
+    });
+    let start = audit::Start {
+        command: request.argv.iter().map(|argument| Text::from(argument.as_slice())).collect(),
+        workspace: Text::from(policy.bindings.workspace.as_os_str().as_bytes()),
+        caller: caller.ids.uid,
+        kernel: supervisor.kernel_release.clone(),
+        layers: supervisor.layers.clone(),
+        weaker,
+    };
+    let arguments: Vec<_> =
+        request.argv.iter().map(|argument| skep_policy::escape::escape(argument).into_owned()).collect();
+    Ok(Prepared {
+        notices: notices(&binding),
+        limits: host::limits(&binding.cgroup),
+        upstreams: request.upstreams.clone(),
+        workspace: policy.bindings.workspace.clone(),
+        command: arguments.join(" "),
+        owner: caller.ids.uid,
+        id,
+        name,
+        plan,
+        start,
+        policy,
+        binding,
+        origin,
+        since,
+    })
+}
+
+/// Each rule with the layers that hold it.
+fn enforced(binding: &Binding) -> Vec<(String, Vec<String>)> {
+    let layers = |bound: &layers::Bound| {
+        bound.layers.iter().map(|layer| format!("{layer:?}").to_lowercase()).collect()
+    };
+    binding.rules.iter().map(|bound| (bound.rule.to_string(), layers(bound))).collect()
+}
+
+/// Each rule that is weaker here, and why.
+fn weaker(binding: &Binding) -> Vec<(String, String)> {
+    let why = |weaker: &layers::Weaker| format!("{}; what remains: {}", weaker.why, weaker.remains);
+    binding.weaker().map(|(rule, weaker)| (rule.to_string(), why(weaker))).collect()
+}
+
+/// What the caller reads before the agent starts.
+fn notices(binding: &Binding) -> Vec<String> {
+    let nothing = |name: &String| format!("--accept-weaker {}: no rule has this name", name.escape_debug());
+    binding.accepted_nothing.iter().map(nothing).collect()
+}
+
+/// The workspace without symbolic links; it must be a directory the caller can reach.
+fn workspace(tree: &HostTree, path: &Path) -> Result<PathBuf, Refusal> {
+    let walked = walk(tree, path);
+    let shown = path.display();
+    let problem = match walked.found {
+        Found::Directory(_) if walked.real == Path::new("/") => format!("{shown} is the whole file system"),
+        Found::Directory(_) => return Ok(walked.real),
+        Found::Missing => format!("{shown} does not exist"),
+        Found::Unreachable(errno) => format!("{shown}: {}", std::io::Error::from_raw_os_error(errno)),
+        Found::File(_) | Found::Other(_) | Found::Symlink(_) => format!("{shown} is no directory"),
+    };
+    let advice = "cd into the project, or name it with --workspace DIR";
+    Err(Refusal::new("workspace", format!("the workspace {problem}"), advice))
+}
+
+/// A workspace that the profile opens for writing must be one the caller can write to: otherwise the agent would
+/// find out, one failed edit after the other.
+fn writable(policy: &Policy, caller: &Caller) -> Result<(), Refusal> {
+    let workspace = &policy.bindings.workspace;
+    if policy.judge(FileOp::Write, workspace).decision != Decision::Allow {
+        return Ok(());
+    }
+    view::may_change(workspace).map_err(|error| {
+        let Ids { uid, gid } = caller.ids;
+        let reason = std::io::Error::from_raw_os_error(error.errno);
+        let shown = workspace.display();
+        Refusal::new(
+            "workspace",
+            format!(
+                "the workspace {shown} is not writable for {} (uid {uid}, gid {gid}): {reason}",
+                caller.name
+            ),
+            "give it to this user, name another with --workspace DIR, or a profile that only reads it",
+        )
+    })
+}
+
+/// The caller's directory if it lies in the workspace, else the workspace.
+fn working_directory(tree: &HostTree, directory: &Path, workspace: &Path) -> PathBuf {
+    let real = walk(tree, directory).real;
+    if real.starts_with(workspace) { real } else { workspace.to_owned() }
+}
+
+fn no_command(why: NoCommand, command: &[u8], search: &[u8]) -> Refusal {
+    let shown = skep_policy::escape::escape(command);
+    let search = skep_policy::escape::escape(search);
+    match why {
+        NoCommand::NotFound => Refusal {
+            exit: 127,
+            ..Refusal::new(
+                "command-not-found",
+                format!("{shown}: command not found in {search}"),
+                "install it, or give its path",
+            )
+        },
+        NoCommand::NotExecutable => Refusal {
+            exit: 126,
+            ..Refusal::new(
+                "not-executable",
+                format!("{shown} is no executable file"),
+                "chmod +x makes it one",
+            )
+        },
+    }
+}
+
+/// The private state directory of this user, profile and workspace, made on the way: his alone.
+fn agent_state(
+    supervisor: &Supervisor,
+    caller: &Caller,
+    profile: &str,
+    workspace: &Path,
+) -> Result<PathBuf, Refusal> {
+    let digest = hex(&Sha256::digest(workspace.as_os_str().as_bytes())[..8]);
+    let path = supervisor.places.agent_state(caller.ids.uid, profile, &digest);
+    let failed = |error: std::io::Error| {
+        Refusal::new("state", format!("{}: {error}", path.display()), "make room, or mend its owner and mode")
+    };
+    if let Some(parent) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(failed)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(&path) {
+        // The parent is root's, so what has this name was made here.
+        Ok(()) => chown(&path, Some(caller.ids.uid), Some(caller.ids.gid)).map_err(failed)?,
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed(error)),
+    }
+    Ok(path)
+}
+
+/// As whom the agent runs: agents of root never run as root.
+fn agent_ids(supervisor: &Supervisor, caller: &Caller, identity: Option<Identity>) -> Ids {
+    if caller.is_root() || identity == Some(Identity::Own) {
+        own_ids(supervisor.next_serial())
+    } else {
+        caller.ids
+    }
+}
+
+fn environment(entries: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    entries
+        .iter()
+        .filter_map(|entry| {
+            let equals = entry.iter().position(|byte| *byte == b'=')?;
+            Some((entry[..equals].to_vec(), entry[equals + 1..].to_vec()))
+        })
+        .collect()
+}
+
+/// 64 random bits from the standard library's per-process random keys and a counter of its own.
+fn new_id() -> String {
+    hex(&RandomState::new().hash_one(Instant::now()).to_be_bytes())
+}
+
+/// Names the policy in records: the same text has the same version on every host.
+fn version(policy: &Policy) -> String {
+    let text = serde_json::to_vec(policy).unwrap_or_default();
+    hex(&Sha256::digest(text)[..6])
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}

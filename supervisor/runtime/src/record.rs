@@ -1,0 +1,160 @@
+//! From what happens to what is written down.
+//!
+//! One log for the daemon behind one lock. **A log that cannot be written ends every sandbox**: what nobody can
+//! account for must not go on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use skep_policy::decision::Decision;
+use skep_policy::gateway::{GatewayEvent, Subject};
+use skep_policy::policy::Policy;
+use tokio::sync::watch;
+
+use crate::audit::{self, AuditError, Body, Durability, Log, Record, Text};
+use crate::registry::{Denial, Live, MOST_DISTINCT, Registry};
+
+/// The audit as the rest of skepd writes it.
+pub struct Recorder {
+    /// `None` once it is closed.
+    log: Mutex<Option<Log>>,
+    registry: Arc<Registry>,
+    broken: watch::Sender<bool>,
+}
+
+impl Recorder {
+    /// Writes to `log` about the sandboxes of `registry`.
+    #[must_use]
+    pub fn new(log: Log, registry: Arc<Registry>) -> Self {
+        Self { log: Mutex::new(Some(log)), registry, broken: watch::channel(false).0 }
+    }
+
+    /// Becomes true when a record could not be written.
+    #[must_use]
+    pub fn broken(&self) -> watch::Receiver<bool> {
+        self.broken.subscribe()
+    }
+
+    /// Writes one record; when this returns, what it records may take effect.
+    ///
+    /// # Errors
+    /// When it is not in the log: then it must not take effect.
+    pub fn write(&self, record: Record) -> Result<(), AuditError> {
+        self.write_all(vec![record])
+    }
+
+    /// Writes several records with one system call.
+    ///
+    /// # Errors
+    /// As [`Recorder::write`], for all of them.
+    pub fn write_all(&self, records: Vec<Record>) -> Result<(), AuditError> {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = || AuditError::Broken("it is closed".to_owned());
+        let appended = log.as_mut().ok_or_else(closed)?.append_all(records, Durability::Buffered);
+        appended.map(drop).inspect_err(|error| {
+            if !self.broken.send_replace(true) {
+                tracing::error!(%error, "the audit cannot be written: every sandbox ends");
+            }
+        })
+    }
+
+    /// Writes a gateway's event; `false` if it is not in the log.
+    pub fn gateway(&self, event: &GatewayEvent) -> bool {
+        match event {
+            GatewayEvent::Ready | GatewayEvent::Serving { .. } | GatewayEvent::Dismissed { .. } => true,
+            GatewayEvent::Judged { number, sandbox, subject, decision, rule, reason } => {
+                // A sandbox that is gone has nothing left to decide.
+                let Some(live) = self.registry.of_id(sandbox) else { return false };
+                let body = judged(&live, *number, subject, *decision, *rule, reason);
+                self.write(Record::of(&live.origin, body)).is_ok()
+            }
+            GatewayEvent::Closed { number, sandbox, sent, received, milliseconds, error } => {
+                let Some(live) = self.registry.of_id(sandbox) else { return false };
+                let body = Body::Closed(audit::Closed {
+                    number: *number,
+                    sent: *sent,
+                    received: *received,
+                    milliseconds: *milliseconds,
+                    error: error.as_deref().map(Text::from),
+                });
+                self.write(Record::of(&live.origin, body)).is_ok()
+            }
+        }
+    }
+
+    /// Writes that a gateway ended under these sandboxes.
+    pub fn gateway_ended<'a>(&self, sandboxes: impl Iterator<Item = &'a String>) {
+        for live in sandboxes.filter_map(|id| self.registry.of_id(id)) {
+            let body = Body::Error(audit::Failure {
+                what: "gateway".to_owned(),
+                message: Text::from("skep-egress ended; its connections are cut and it is started again"),
+            });
+            if self.write(Record::of(&live.origin, body)).is_err() {
+                tracing::debug!("every sandbox ends, so this one needs no gateway");
+            }
+        }
+    }
+
+    /// Closes the log in good order.
+    ///
+    /// # Errors
+    /// When its end could not be anchored.
+    pub fn close(&self) -> Result<(), AuditError> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner).take();
+        log.map_or(Ok(()), Log::close)
+    }
+}
+
+/// The record of a judged name or connection, counted on the way.
+fn judged(
+    live: &Live,
+    number: u64,
+    subject: &Subject,
+    decision: Decision,
+    rule: Option<u32>,
+    reason: &str,
+) -> Body {
+    let rules = live.policy.egress_rules();
+    let rule = rule.and_then(|index| rules.rules.get(usize::try_from(index).ok()?));
+    let to = match subject {
+        Subject::Name { name } => name.clone(),
+        Subject::Connection { name, port, .. } => format!("{name}:{port}"),
+        Subject::Address { address, .. } => address.to_string(),
+    };
+    let allow_with = match subject {
+        // Whoever looked a name up most likely wanted HTTPS; the line is a suggestion for a person.
+        Subject::Name { name } => Some(Policy::allowing_connect(name, 443)),
+        Subject::Connection { name, port, .. } => Some(Policy::allowing_connect(name, *port)),
+        Subject::Address { .. } => None,
+    };
+    let allow_with = allow_with.filter(|_| decision != Decision::Allow);
+    if decision == Decision::Allow {
+        if matches!(subject, Subject::Connection { .. }) {
+            live.progress().counters.connected += 1;
+        }
+    } else {
+        count_denial(live, format!("connect {to}"), allow_with.clone());
+    }
+    Body::Connection(audit::Connection {
+        task: None,
+        number,
+        to: Text::from(to),
+        decision,
+        rule: rule.map(|rule| Text::from(rule.display.as_str())),
+        reason: Text::from(reason),
+        allow_with: allow_with.map(Text::from),
+    })
+}
+
+/// Counts a denial and says whether it is the first of its kind.
+pub fn count_denial(live: &Live, what: String, allow_with: Option<String>) -> bool {
+    let mut progress = live.progress();
+    progress.counters.denied += 1;
+    if let Some(known) = progress.denials.get_mut(&what) {
+        known.count += 1;
+        return false;
+    }
+    if progress.denials.len() < MOST_DISTINCT {
+        progress.denials.insert(what, Denial { count: 1, allow_with });
+    }
+    true
+}

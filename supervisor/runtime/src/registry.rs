@@ -1,0 +1,184 @@
+//! The sandboxes that exist, found by name, id or cgroup.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use skep_policy::policy::Policy;
+
+use crate::audit::Origin;
+use crate::protocol::{Counters, Sandbox};
+
+/// One sandbox as everybody but its own task sees it.
+#[derive(Debug)]
+pub struct Live {
+    /// Id: `[a-z0-9-]{1,32}`, unique for the life of the state directory in practice (64 random bits).
+    pub id: String,
+    /// Name, unique among living sandboxes.
+    pub name: String,
+    /// Uid of the user it works for.
+    pub owner: u32,
+    /// Name of its profile.
+    pub profile: String,
+    /// Its workspace.
+    pub workspace: PathBuf,
+    /// Its command, escaped.
+    pub command: String,
+    /// Id of its cgroup, by which the kernel's records name it.
+    pub cgroup: u64,
+    /// What it may do.
+    pub policy: Policy,
+    /// What its records repeat.
+    pub origin: Arc<Origin>,
+    /// Each rule with the layers that enforce it here.
+    pub enforced: Vec<(String, Vec<String>)>,
+    /// Rules that are weaker here, each with why.
+    pub weaker: Vec<(String, String)>,
+    /// When it was asked for.
+    pub since: Instant,
+    /// What changes.
+    pub progress: Mutex<Progress>,
+}
+
+/// What changes while a sandbox lives.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// `preparing`, `running` or `ending`.
+    pub phase: Phase,
+    /// The agent's pid.
+    pub pid: Option<u32>,
+    /// What it did.
+    pub counters: Counters,
+    /// Distinct changed paths, bounded by [`MOST_DISTINCT`].
+    pub changed: BTreeSet<Vec<u8>>,
+    /// Distinct denials with their repeats, bounded likewise.
+    pub denials: BTreeMap<String, Denial>,
+}
+
+/// A denial and how often it was repeated.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Denial {
+    /// How often.
+    pub count: u64,
+    /// The line of TOML that would allow it.
+    pub allow_with: Option<String>,
+}
+
+/// How many distinct paths or denials of one sandbox are remembered; beyond it they are only counted, so that
+/// an agent cannot make skepd grow.
+pub const MOST_DISTINCT: usize = 10_000;
+
+/// Where a sandbox stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// It is being built.
+    #[default]
+    Preparing,
+    /// The agent runs.
+    Running,
+    /// The agent ended and the rest is being removed.
+    Ending,
+}
+
+impl Live {
+    /// The changing part. A task that panicked while it held the lock has left only counters behind.
+    pub fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As `ls` and `status` show it.
+    #[must_use]
+    pub fn report(&self) -> Sandbox {
+        let progress = self.progress();
+        let state = match progress.phase {
+            Phase::Preparing => "preparing",
+            Phase::Running => "running",
+            Phase::Ending => "ending",
+        };
+        Sandbox {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            owner: self.owner,
+            profile: self.profile.clone(),
+            workspace: self.workspace.clone(),
+            command: self.command.clone(),
+            state: state.to_owned(),
+            age_seconds: self.since.elapsed().as_secs(),
+            pid: progress.pid,
+            counters: progress.counters,
+            enforced: self.enforced.clone(),
+            weaker: self.weaker.clone(),
+        }
+    }
+}
+
+/// All living sandboxes.
+#[derive(Debug, Default)]
+pub struct Registry {
+    inner: RwLock<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_name: BTreeMap<String, Arc<Live>>,
+    by_cgroup: HashMap<u64, Arc<Live>>,
+}
+
+impl Registry {
+    /// Adds a sandbox; `false` if its name is taken.
+    #[must_use]
+    pub fn insert(&self, live: Arc<Live>) -> bool {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        if inner.by_name.contains_key(&live.name) {
+            return false;
+        }
+        inner.by_cgroup.insert(live.cgroup, Arc::clone(&live));
+        inner.by_name.insert(live.name.clone(), live);
+        true
+    }
+
+    /// Forgets a sandbox.
+    pub fn remove(&self, live: &Live) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.by_name.remove(&live.name);
+        inner.by_cgroup.remove(&live.cgroup);
+    }
+
+    /// The sandbox of a cgroup.
+    #[must_use]
+    pub fn of_cgroup(&self, cgroup: u64) -> Option<Arc<Live>> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).by_cgroup.get(&cgroup).cloned()
+    }
+
+    /// The sandbox with this id. What our own processes say of a sandbox is found by this alone: a name is
+    /// chosen by a user, who might choose another sandbox's id.
+    #[must_use]
+    pub fn of_id(&self, id: &str) -> Option<Arc<Live>> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        inner.by_name.values().find(|live| live.id == id).cloned()
+    }
+
+    /// The sandbox with this id or name, for people.
+    #[must_use]
+    pub fn find(&self, name_or_id: &str) -> Option<Arc<Live>> {
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        inner
+            .by_name
+            .get(name_or_id)
+            .or_else(|| inner.by_name.values().find(|live| live.id == name_or_id))
+            .cloned()
+    }
+
+    /// All of them, by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Live>> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).by_name.values().cloned().collect()
+    }
+
+    /// Is there none?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).by_name.is_empty()
+    }
+}

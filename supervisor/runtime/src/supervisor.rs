@@ -1,0 +1,284 @@
+//! The daemon's parts, put together.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use skep_kernel::SyscallError;
+use skep_kernel::bpf::{BpfError, LookupPool, LookupSlot, Options as BpfOptions, Programs, Settings};
+use skep_kernel::cgroup::{CgroupError, Tree};
+use skep_kernel::filter::{self, AgentFilter, FilterError};
+use skep_policy::launch::Network;
+use skep_policy::layers::Host;
+use tokio::sync::watch;
+
+use crate::audit::{AuditError, Body, Failure, Layer, Log, Options, Record, Text};
+use crate::events::Events;
+use crate::gateway::Gateways;
+use crate::host;
+use crate::keepers::Keepers;
+use crate::places::{Places, sibling};
+use crate::profiles::Shelf;
+use crate::record::Recorder;
+use crate::registry::Registry;
+use crate::template::Templates;
+
+/// Lookup programs kept ready: loading one takes longer than the rest of a launch's network.
+const SLOTS: usize = 4;
+
+/// How long the processes of a leftover may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Our own programs beside skepd.
+#[derive(Clone, Debug)]
+pub struct Ours {
+    /// skep-keeper.
+    pub keeper: PathBuf,
+    /// skep-egress.
+    pub egress: PathBuf,
+}
+
+/// The seccomp programs: they depend on nothing of a launch.
+#[derive(Clone, Debug)]
+pub struct Filters {
+    /// The agent's.
+    pub agent: Vec<u8>,
+    /// PID 1's.
+    pub init: Vec<u8>,
+}
+
+/// Everything skepd is made of.
+pub struct Supervisor {
+    /// Where it keeps things.
+    pub places: Places,
+    /// The sandboxes.
+    pub registry: Arc<Registry>,
+    /// The audit.
+    pub recorder: Arc<Recorder>,
+    /// Our part of the cgroup hierarchy.
+    pub cgroups: Tree,
+    /// The gateways.
+    pub gateways: Gateways,
+    /// The reader of the kernel's records.
+    pub events: Events,
+    /// The profiles.
+    pub shelf: Shelf,
+    /// Keepers started ahead.
+    pub keepers: Arc<Keepers>,
+    /// Prepared roots.
+    pub templates: Templates,
+    /// Our programs.
+    pub programs_of_ours: Ours,
+    /// What the host can enforce, as rules are bound to it.
+    pub host: Host,
+    /// The same as records show it.
+    pub layers: Vec<Layer>,
+    /// Release of the kernel.
+    pub kernel_release: String,
+    /// The seccomp programs.
+    pub filters: Filters,
+    programs: Mutex<Programs>,
+    slots: Arc<Mutex<LookupPool>>,
+    stopping: watch::Sender<bool>,
+    serial: AtomicU64,
+}
+
+/// Why skepd does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory of ours cannot be made or is not ours.
+    #[error("{path}: {reason}")]
+    Place {
+        /// The directory.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The audit cannot be opened.
+    #[error("audit: {0}")]
+    Audit(#[from] AuditError),
+    /// The kernel refused something.
+    #[error(transparent)]
+    Kernel(#[from] SyscallError),
+    /// The control groups cannot be had.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The seccomp programs cannot be compiled.
+    #[error("seccomp: {0}")]
+    Filter(#[from] FilterError),
+    /// The BPF programs cannot be loaded.
+    #[error("BPF: {0}")]
+    Bpf(#[from] BpfError),
+}
+
+impl Supervisor {
+    /// Starts: opens the audit (which locks the state directory), clears a dead daemon's leftovers away, loads
+    /// and attaches the BPF programs, begins to read their records. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When any part cannot be had: a daemon that would judge less than all does not start.
+    pub fn start(places: Places) -> Result<Arc<Self>, StartError> {
+        own_directory(&places.state, 0o711)?;
+        own_directory(&places.runtime, 0o755)?;
+        let program =
+            |name| sibling(name).map_err(|e| SyscallError::from_io("readlink", "/proc/self/exe", &e));
+        let programs_of_ours = Ours { keeper: program("skep-keeper")?, egress: program("skep-egress")? };
+        let registry = Arc::new(Registry::default());
+        let log = Log::open(&places.state, Options::default())?;
+        let recorder = Arc::new(Recorder::new(log, Arc::clone(&registry)));
+        let cgroups = Tree::open(&tree_name(&places))?;
+        clear_leftovers(&cgroups, &recorder)?;
+        let mut programs = Programs::load(cgroups.sandboxes(), BpfOptions::default())?;
+        let reader = programs.events().ok_or(BpfError::NotBuilt)?;
+        let events = Events::start(reader, Arc::clone(&registry), Arc::clone(&recorder))?;
+        let facts = host::prove(&places.state);
+        let filters = Filters { agent: filter::agent(AgentFilter::default())?, init: filter::init()? };
+        let supervisor = Arc::new(Self {
+            gateways: Gateways::new(programs_of_ours.egress.clone(), Arc::clone(&recorder)),
+            host: host::host(&facts, true),
+            layers: host::layers(&facts, true),
+            kernel_release: facts.kernel,
+            filters,
+            shelf: Shelf::new(&places.configuration),
+            keepers: Keepers::new(programs_of_ours.keeper.clone()),
+            templates: Templates::default(),
+            slots: Arc::new(Mutex::new(LookupPool::new(SLOTS))),
+            stopping: watch::channel(false).0,
+            serial: AtomicU64::new(0),
+            programs: Mutex::new(programs),
+            places,
+            registry,
+            recorder,
+            cgroups,
+            events,
+            programs_of_ours,
+        });
+        refill(Arc::clone(&supervisor.slots));
+        Ok(supervisor)
+    }
+
+    /// Becomes true when the daemon stops.
+    #[must_use]
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// Ends every sandbox and waits until nothing is left of them.
+    pub async fn stop(&self) {
+        self.stopping.send_replace(true);
+        while !self.registry.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.keepers.clear();
+        self.events.drained().await;
+        // Before the audit is closed: its lock keeps the next daemon from making the same tree meanwhile.
+        if let Err(error) = self.cgroups.remove_if_empty() {
+            tracing::warn!(%error, "empty control groups stay behind");
+        }
+        if let Err(error) = self.recorder.close() {
+            tracing::error!(%error, "the audit could not be closed");
+        }
+    }
+
+    /// A number no other sandbox of this daemon has.
+    #[must_use]
+    pub fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes a cgroup's tasks known to the BPF programs.
+    ///
+    /// # Errors
+    /// When the map is full: the sandbox must not start.
+    pub fn admit(&self, cgroup: u64, network: Network) -> Result<(), BpfError> {
+        let settings =
+            Settings { own_v4: network.v4, own_v6: network.v6, report_reads: false, report_missing: true };
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).admit(cgroup, &settings)
+    }
+
+    /// Forgets a cgroup.
+    ///
+    /// Returns how many files its tasks opened for reading, which the kernel only counts.
+    pub fn dismiss(&self, cgroup: u64) -> u64 {
+        let dismissed = self.programs.lock().unwrap_or_else(PoisonError::into_inner).dismiss(cgroup);
+        match dismissed {
+            Ok(counts) => counts.map_or(0, |counts| counts.reads),
+            Err(error) => {
+                tracing::error!(%error, "a cgroup stays in the BPF map");
+                0
+            }
+        }
+    }
+
+    /// A prepared lookup program, or a new one when all are taken.
+    ///
+    /// # Errors
+    /// When the kernel refuses to load it.
+    pub fn lookup_slot(&self) -> Result<LookupSlot, BpfError> {
+        let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).take();
+        refill(Arc::clone(&self.slots));
+        slot
+    }
+}
+
+/// Loads programs in the background until enough are ready.
+fn refill(slots: Arc<Mutex<LookupPool>>) {
+    tokio::task::spawn_blocking(move || {
+        loop {
+            let refilled = slots.lock().unwrap_or_else(PoisonError::into_inner).refill();
+            match refilled {
+                Ok(true) => {}
+                Ok(false) => return,
+                // The launch that needs one tries again and tells its user.
+                Err(error) => return tracing::warn!(%error, "no lookup program could be prepared"),
+            }
+        }
+    });
+}
+
+/// Ends and removes what a daemon that was killed has left behind.
+fn clear_leftovers(cgroups: &Tree, recorder: &Recorder) -> Result<(), StartError> {
+    for leftover in cgroups.leftovers(|_nobody_is_running_yet| false)? {
+        let name = leftover.id().to_owned();
+        leftover.kill()?;
+        leftover.remove(PATIENCE)?;
+        let body = Body::Recovered(Failure {
+            what: "leftover of a crash".to_owned(),
+            message: Text::from(format!("sandbox {name}: its processes were ended and its cgroup removed")),
+        });
+        recorder.write(Record::general(body))?;
+    }
+    Ok(())
+}
+
+/// The daemon at the usual places has the cgroup tree `skep`; each other state directory has a tree of its own,
+/// so that two daemons never take each other's sandboxes for leftovers.
+fn tree_name(places: &Places) -> String {
+    use sha2::{Digest, Sha256};
+    use std::os::unix::ffi::OsStrExt;
+    if places.state == Path::new("/var/lib/skep") {
+        return "skep".to_owned();
+    }
+    let digest = Sha256::digest(places.state.as_os_str().as_bytes());
+    digest[..6].iter().fold("skep-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+}
+
+/// A directory of root's that nobody else may write to.
+fn own_directory(path: &Path, mode: u32) -> Result<(), StartError> {
+    let failed = |reason: String| StartError::Place { path: path.display().to_string(), reason };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|error| failed(error.to_string()))?;
+    let metadata = fs::symlink_metadata(path).map_err(|error| failed(error.to_string()))?;
+    let owner = std::os::unix::fs::MetadataExt::uid(&metadata);
+    let euid = nix::unistd::geteuid().as_raw();
+    if !metadata.is_dir() || owner != euid || metadata.permissions().mode() & 0o022 != 0 {
+        return Err(failed("must be a directory of root's that nobody else may write to".to_owned()));
+    }
+    Ok(())
+}

@@ -1,0 +1,282 @@
+//! The errors people meet, and who they are when they meet them: each says what happened, why, and what to do.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use skep_tests::Outcome;
+use skep_tests::process::{self, Finished};
+use skep_tests::skep::Skep;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// `nobody`: a user every host has, and who owns nothing.
+const NOBODY: u32 = 65_534;
+
+/// A refusal of `skep`: its exit code, and words that must be in what it says.
+fn refused(command: &mut Command, words: &[&str]) -> Outcome {
+    let finished = process::run(command, PATIENCE)?;
+    let said = &finished.stderr;
+    ensure!(finished.code() == 125, "exit {}: {said}", finished.code());
+    let missing: Vec<_> = words.iter().filter(|word| !said.contains(**word)).collect();
+    ensure!(missing.is_empty(), "{missing:?} missing in: {said}");
+    Ok(())
+}
+
+fn as_nobody(mut command: Command) -> Command {
+    command.uid(NOBODY).gid(NOBODY);
+    command
+}
+
+/// A sandbox that stays, and with it a skepd whose socket is open to the group `nogroup`, as it would be to `skep`.
+struct Open {
+    skep: Skep,
+    holder: Child,
+}
+
+impl Open {
+    fn new() -> anyhow::Result<Self> {
+        let skep = Skep::new()?;
+        let holder = skep.shell("echo up > up; exec sleep 600").command().spawn()?;
+        let open = Self { skep, holder };
+        for _ in 0..400 {
+            if open.skep.ground().workspace().join("up").exists() {
+                let socket = open.skep.runtime().join("skepd.sock");
+                chown(&socket, None, Some(NOBODY))?;
+                fs::set_permissions(&socket, fs::Permissions::from_mode(0o660))?;
+                return Ok(open);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        anyhow::bail!("the holder did not start")
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // A skep that is gone already is what this is for.
+        let _ = process::kill_tree(self.holder.id());
+        let _ = self.holder.wait();
+    }
+}
+
+fn give_to_nobody(path: &Path) -> Outcome {
+    chown(path, Some(NOBODY), Some(NOBODY)).with_context(|| format!("chown {}", path.display()))
+}
+
+fn owner(path: &Path) -> anyhow::Result<(u32, u32)> {
+    let metadata = fs::metadata(path).with_context(|| format!("stat {}", path.display()))?;
+    Ok((metadata.uid(), metadata.gid()))
+}
+
+/// Every line is a JSON object.
+fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("no JSON: {line:?}")))
+        .collect()
+}
+
+#[test]
+fn without_a_daemon_only_root_starts_one() -> Outcome {
+    let skep = Skep::new()?;
+    refused(&mut as_nobody(skep.run(["true"]).command()), &["no skepd is running", "sudo", "systemctl"])
+}
+
+#[test]
+fn who_is_neither_root_nor_in_the_group_is_told_so() -> Outcome {
+    let open = Open::new()?;
+    let socket = open.skep.runtime().join("skepd.sock");
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))?;
+    refused(&mut as_nobody(open.skep.run(["true"]).command()), &["group skep", "sudo", "gpasswd"])
+}
+
+#[test]
+fn a_member_of_the_group_works_without_sudo_as_himself() -> Outcome {
+    let open = Open::new()?;
+    give_to_nobody(&open.skep.ground().workspace())?;
+    let run = open.skep.shell("id -u; id -G; touch made; cat /proc/self/loginuid > /dev/null");
+    let finished = process::run(&mut as_nobody(run.command()), PATIENCE)?;
+    ensure!(finished.code() == 0 && finished.stdout == "65534\n65534\n", "{finished:?}");
+    ensure!(owner(&open.skep.ground().workspace().join("made"))? == (NOBODY, NOBODY));
+    Ok(())
+}
+
+#[test]
+fn a_member_of_the_group_sees_only_his_own_sandboxes() -> Outcome {
+    let open = Open::new()?;
+    let listed = process::run(&mut as_nobody(open.skep.command(["ls", "--json"])), PATIENCE)?;
+    ensure!(listed.code() == 0 && listed.stdout.is_empty(), "root's sandbox is shown: {listed:?}");
+    let audit = process::run(&mut as_nobody(open.skep.command(["audit", "--json"])), PATIENCE)?;
+    ensure!(audit.code() == 0 && !audit.stdout.contains("\"start\""), "root's records are shown: {audit:?}");
+    Ok(())
+}
+
+#[test]
+fn a_workspace_the_caller_cannot_write_is_refused_unless_the_profile_only_reads_it() -> Outcome {
+    let open = Open::new()?;
+    let run = || open.skep.run(["true"]);
+    let words = ["workspace", "not writable", "nobody", "--workspace"];
+    refused(&mut as_nobody(run().command()), &words)?;
+    let profile = open.skep.ground().beside("reader.toml");
+    fs::write(
+        &profile,
+        "schema = 1\nname = \"reader\"\nuse = [\"base\"]\n[files]\nread = [\"${workspace}\"]\n",
+    )?;
+    let read = process::run(&mut as_nobody(run().profile(&profile).command()), PATIENCE)?;
+    ensure!(read.code() == 0, "{read:?}");
+    give_to_nobody(&open.skep.ground().workspace())?;
+    let written = process::run(&mut as_nobody(run().command()), PATIENCE)?;
+    ensure!(written.code() == 0, "{written:?}");
+    Ok(())
+}
+
+/// Runs `skep` below a program called sudo, with what sudo makes of an environment.
+fn through_sudo(skep: &Skep, script: &str) -> anyhow::Result<Finished> {
+    let sudo = skep.ground().beside("sudo");
+    fs::copy("/bin/bash", &sudo)?;
+    let sandboxed = skep.shell(script).command();
+    let mut command = Command::new(&sudo);
+    let below = "env SUDO_UID=65534 SUDO_GID=65534 SUDO_USER=nobody HOME=/root USER=root PATH=/usr/sbin:/usr/bin \
+                 \"$@\"; exit $?";
+    command.args(["-c", below, "sudo"]).arg(sandboxed.get_program()).args(sandboxed.get_args()).env_clear();
+    command.envs(sandboxed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("PATH", "/opt/of-the-user/bin:/usr/bin:/bin").current_dir(skep.ground().workspace());
+    process::run(&mut command, PATIENCE)
+}
+
+#[test]
+fn through_sudo_the_agent_is_the_user_with_his_home_and_path() -> Outcome {
+    let skep = Skep::new()?;
+    give_to_nobody(&skep.ground().workspace())?;
+    let finished = through_sudo(&skep, "id -u; echo $HOME; echo $PATH; touch made; env | grep -c ^SUDO_")?;
+    let home = skep.ground().home().display().to_string();
+    let lines: Vec<_> = finished.stdout.lines().collect();
+    ensure!(lines.len() == 4, "{finished:?}");
+    ensure!(lines[0] == "65534" && lines[1] == home && lines[3] == "0", "{lines:?}");
+    ensure!(lines[2].starts_with("/opt/of-the-user/bin:"), "{lines:?}");
+    ensure!(owner(&skep.ground().workspace().join("made"))? == (NOBODY, NOBODY));
+    Ok(())
+}
+
+#[test]
+fn a_rule_this_host_cannot_enforce_is_named_with_why_and_what_to_do() -> Outcome {
+    let skep = Skep::new()?;
+    let profile = skep.ground().beside("strict.toml");
+    let text = "schema = 1\nname = \"strict\"\nuse = [\"base\"]\n[files]\nwrite = [\"${workspace}\"]\n\
+                [guards]\nprotect = [\"**/.secret\"]\n";
+    fs::write(&profile, text)?;
+    let run = || skep.run(["true"]).profile(&profile);
+    let words = ["strict:7", "**/.secret", "why:", "do:", "--accept-weaker"];
+    refused(&mut run().command(), &words)?;
+    let accepted = run().option("--accept-weaker", "guards.protect \"**/.secret\"").finish()?;
+    ensure!(accepted.code() == 0 && accepted.finished.stderr.contains("WEAKER"), "{accepted:?}");
+    Ok(())
+}
+
+#[test]
+fn a_typo_has_its_line_and_column_and_what_was_meant() -> Outcome {
+    let skep = Skep::new()?;
+    let profile = skep.ground().beside("typo.toml");
+    fs::write(&profile, "schema = 1\nname = \"typo\"\n[files]\nraed = [\"/usr\"]\n")?;
+    refused(&mut skep.run(["true"]).profile(&profile).command(), &["typo.toml:4:1", "did you mean `read`"])
+}
+
+#[test]
+fn a_host_that_is_not_allowed_is_named_at_the_end_and_in_the_audit() -> Outcome {
+    let skep = Skep::new()?;
+    let ran = skep.shell("exec 3<>/dev/tcp/api.anthropic.com/443").finish()?;
+    ensure!(ran.finished.stderr.contains("connect api.anthropic.com"), "{}", ran.finished.stderr);
+    ensure!(ran.denied(&["api.anthropic.com"]), "{:#?}", ran.audit);
+    Ok(())
+}
+
+#[test]
+fn a_name_in_use_is_refused() -> Outcome {
+    let open = Open::new()?;
+    let listed = objects(&process::run(&mut open.skep.command(["ls", "--json"]), PATIENCE)?.stdout)?;
+    let name = listed[0]["name"].as_str().context("no name")?.to_owned();
+    refused(
+        &mut open.skep.command(["run", "--name", &name, "--", "true"]),
+        &[&name, "running already", "--name"],
+    )
+}
+
+#[test]
+fn with_json_standard_error_has_one_object_a_line() -> Outcome {
+    let skep = Skep::new()?;
+    let run = |argv| skep.command([&["run", "--json", "--"][..], argv].concat());
+    let good = objects(&process::run(&mut run(&["true"]), PATIENCE)?.stderr)?;
+    let events: Vec<_> = good.iter().filter_map(|line| line["event"].as_str()).collect();
+    ensure!(events.ends_with(&["started", "ended"]), "{events:?}");
+    ensure!(good.last().is_some_and(|end| end["exit"] == 0), "{good:?}");
+    let bad = objects(&process::run(&mut run(&["no-such-command"]), PATIENCE)?.stderr)?;
+    let end = bad.last().context("nothing said")?;
+    ensure!(end["event"] == "refused" && end["code"] == "command-not-found" && end["exit"] == 127, "{end}");
+    ensure!(end["advice"].as_str().is_some_and(|advice| !advice.is_empty()), "{end}");
+    Ok(())
+}
+
+#[test]
+fn a_plan_is_printed_and_nothing_started() -> Outcome {
+    let skep = Skep::new()?;
+    let command = ["run", "--plan", "--", "/bin/touch", "made"];
+    let finished = process::run(&mut skep.command(command), PATIENCE)?;
+    let plan: Value = serde_json::from_str(&finished.stdout).context("the plan")?;
+    ensure!(finished.code() == 0 && plan["command"]["argv"].is_array(), "{plan}");
+    ensure!(!skep.ground().workspace().join("made").exists(), "the command ran");
+    Ok(())
+}
+
+#[test]
+fn every_question_has_an_answer_in_json() -> Outcome {
+    let open = Open::new()?;
+    let questions = [
+        "ls",
+        "status",
+        "audit",
+        "audit verify",
+        "profile check base",
+        "profile explain base read /etc/passwd",
+        "profile show workspace",
+        "doctor",
+    ];
+    for question in questions {
+        let words = question.split(' ').chain(["--json"]);
+        let finished = process::run(&mut open.skep.command(words), PATIENCE)?;
+        ensure!(finished.code() == 0, "{question}: {finished:?}");
+        let answers = objects(&finished.stdout).with_context(|| question.to_owned())?;
+        ensure!(!answers.is_empty() && answers.iter().all(Value::is_object), "{question}: {finished:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_question_about_what_is_not_there_is_answered_as_such() -> Outcome {
+    let skep = Skep::new()?;
+    let empty = process::run(&mut skep.command(["ls"]), PATIENCE)?;
+    ensure!(empty.code() == 0 && empty.stdout.contains("no sandbox is running"), "{empty:?}");
+    let open = Open::new()?;
+    refused(&mut open.skep.command(["status", "no-such-one"]), &["no-such-one", "skep ls"])
+}
+
+#[test]
+fn a_new_window_size_reaches_the_agent() -> Outcome {
+    let skep = Skep::new()?;
+    let inside = "trap 'stty size > told' WINCH; touch ready; for i in {1..300}; do sleep 0.1; test -s told && exit 5; done";
+    let sandboxed = skep.shell(inside).command();
+    let mut command = Command::new("/bin/bash");
+    let outer = "(until test -e ready; do sleep 0.1; done; stty rows 40 cols 90 < /dev/tty) & exec \"$@\"";
+    let script = "printf -v line '%q ' /bin/bash -c \"$0\" bash \"$@\"; SHELL=/bin/bash script -qec \"$line\" /dev/null";
+    command.args(["-c", script, outer]).arg(sandboxed.get_program()).args(sandboxed.get_args()).env_clear();
+    command.envs(sandboxed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(skep.ground().workspace());
+    let finished = process::run(&mut command, PATIENCE)?;
+    let told = fs::read_to_string(skep.ground().workspace().join("told")).unwrap_or_default();
+    ensure!(finished.code() == 5 && told == "40 90\n", "{told:?} {finished:?}");
+    Ok(())
+}

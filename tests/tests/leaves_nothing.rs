@@ -1,0 +1,268 @@
+//! Nothing is left behind: not by launches, not by crashes. These tests look at the whole machine, so they are a
+//! program of their own and take turns.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use skep_tests::Outcome;
+use skep_tests::ground::{CANARY, Ground};
+use skep_tests::process::{kill_one, kill_tree, run, send, wait};
+use skep_tests::skep::Skep;
+use skep_tests::snapshot::{Snapshot, descriptors};
+
+const SETTLE: Duration = Duration::from_secs(60);
+
+/// How often something is killed.
+const KILLS: u32 = 30;
+
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A skep with one sandbox that stays, so that its skepd is the same all the time.
+struct Warm {
+    skep: Skep,
+    holder: Child,
+    before: Snapshot,
+    open: Vec<String>,
+}
+
+impl Warm {
+    fn new() -> anyhow::Result<Self> {
+        let skep = Skep::new()?;
+        let holder =
+            skep.shell("echo up > up; exec sleep 600").command().spawn().context("start the holder")?;
+        wait_for(&skep.ground().workspace().join("up"))?;
+        // The first run makes what is made once: templates, pools, caches.
+        ensure!(skep.run(["true"]).finish()?.code() == 0, "the first run failed");
+        // What is made ahead for the next launch is made in the background: two looks must agree.
+        let mut before = Snapshot::take(skep.ground(), &kept(&skep))?;
+        loop {
+            std::thread::sleep(Duration::from_millis(300));
+            let again = Snapshot::take(skep.ground(), &kept(&skep))?;
+            if again.since(&before).is_empty() {
+                break;
+            }
+            before = again;
+        }
+        let open = descriptors(daemon(&skep)?)?;
+        Ok(Self { skep, holder, before, open })
+    }
+
+    fn nothing_is_left(&self) -> Outcome {
+        self.before.await_return(self.skep.ground(), &kept(&self.skep), SETTLE)?;
+        let open = descriptors(daemon(&self.skep)?)?;
+        ensure!(
+            open.len() <= self.open.len(),
+            "skepd has more descriptors:\n{open:#?}\nbefore:\n{:#?}",
+            self.open
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Warm {
+    fn drop(&mut self) {
+        // A skep that is gone already is what this is for.
+        let _ = kill_tree(self.holder.id());
+        let _ = self.holder.wait();
+    }
+}
+
+fn kept(skep: &Skep) -> [PathBuf; 2] {
+    [skep.state(), skep.runtime()]
+}
+
+fn daemon(skep: &Skep) -> anyhow::Result<u32> {
+    skep.processes_named("skepd")?.first().copied().context("no skepd runs")
+}
+
+fn wait_for(path: &std::path::Path) -> Outcome {
+    for _ in 0..400 {
+        if path.exists() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    anyhow::bail!("{} did not appear", path.display())
+}
+
+/// The control of all others: a snapshot that sees nothing would be content with everything.
+#[test]
+fn a_snapshot_sees_what_is_left_and_that_it_goes() -> Outcome {
+    let _turn = turn();
+    let ground = Ground::new()?;
+    let before = Snapshot::take(&ground, &[ground.workspace()])?;
+    let script = "cp /bin/sleep skep-left; exec unshare --net --mount ./skep-left 600";
+    let mut left = Command::new("/bin/bash").args(["-c", script]).current_dir(ground.workspace()).spawn()?;
+    wait_for(&ground.workspace().join("skep-left"))?;
+    let seen = |kind: &str, lines: &[String]| lines.iter().any(|line| line.starts_with(kind));
+    let everything = ["process", "namespace net", "namespace mnt", "file"];
+    let mut lines = Vec::new();
+    for _ in 0..100 {
+        lines = Snapshot::take(&ground, &[ground.workspace()])?.since(&before);
+        if everything.iter().all(|kind| seen(kind, &lines)) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    left.kill()?;
+    left.wait()?;
+    ensure!(everything.iter().all(|kind| seen(kind, &lines)), "seen only {lines:#?}");
+    fs::remove_file(ground.workspace().join("skep-left"))?;
+    before.await_return(&ground, &[ground.workspace()], SETTLE)
+}
+
+#[test]
+fn five_hundred_launches_in_a_row_leave_nothing() -> Outcome {
+    let _turn = turn();
+    let warm = Warm::new()?;
+    for number in 0..500 {
+        let ran = run(&mut warm.skep.run(["true"]).command(), SETTLE)?;
+        ensure!(ran.code() == 0, "launch {number}: {}", ran.stderr);
+    }
+    warm.nothing_is_left()
+}
+
+#[test]
+fn a_hundred_launches_at_once_leave_nothing() -> Outcome {
+    let _turn = turn();
+    let warm = Warm::new()?;
+    let mut launches = Vec::new();
+    for _ in 0..100 {
+        launches.push(warm.skep.run(["true"]).command().spawn().context("start skep")?);
+    }
+    for (number, mut launch) in launches.into_iter().enumerate() {
+        let status = launch.wait()?;
+        ensure!(status.success(), "launch {number}: {status}");
+    }
+    warm.nothing_is_left()
+}
+
+#[test]
+fn the_transient_daemon_leaves_and_takes_everything_with_it() -> Outcome {
+    let _turn = turn();
+    let skep = Skep::new()?;
+    let before = Snapshot::take(skep.ground(), &[skep.runtime()])?;
+    ensure!(skep.run(["true"]).finish()?.code() == 0, "the run failed");
+    skep.await_idle(SETTLE)?;
+    before.await_return(skep.ground(), &[skep.runtime()], SETTLE)
+}
+
+#[test]
+fn a_killed_daemon_leaves_nothing() -> Outcome {
+    killed_at_any_moment("skepd")
+}
+
+#[test]
+fn a_killed_keeper_leaves_nothing() -> Outcome {
+    killed_at_any_moment("skep-keeper")
+}
+
+#[test]
+fn a_killed_gateway_leaves_nothing() -> Outcome {
+    killed_at_any_moment("skep-egress")
+}
+
+/// What each launch to be killed does: tells whether it is in its jail, and stays a moment.
+struct Victims {
+    skep: Skep,
+    script: String,
+}
+
+impl Victims {
+    fn new() -> anyhow::Result<Self> {
+        let skep = Skep::new()?;
+        fs::write(skep.ground().beside("canary"), CANARY)?;
+        let canary = skep.ground().beside("canary").display().to_string();
+        let script =
+            format!("{{ grep ^Seccomp: /proc/self/status; cat {canary}; }} >> told 2>/dev/null; sleep 0.05");
+        Ok(Self { skep, script })
+    }
+
+    fn start(&self) -> anyhow::Result<Child> {
+        self.skep.shell(&self.script).command().spawn().context("start skep")
+    }
+
+    /// How long one takes. The first of a daemon starts it on the way.
+    fn measure(&self) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        ensure!(ended(&mut self.start()?)?.success(), "a launch that nobody disturbs fails");
+        Ok(begun.elapsed())
+    }
+
+    fn never_without_a_jail(&self) -> Outcome {
+        let told = fs::read_to_string(self.skep.ground().workspace().join("told"))?;
+        let jailed = told.lines().all(|line| line == "Seccomp:\t2");
+        ensure!(jailed && !told.is_empty(), "an agent ran without its jail:\n{told}");
+        Ok(())
+    }
+}
+
+fn ended(launch: &mut Child) -> anyhow::Result<ExitStatus> {
+    match wait(launch, SETTLE)? {
+        Some(status) => Ok(status),
+        None => {
+            kill_tree(launch.id())?;
+            launch.wait()?;
+            anyhow::bail!("skep hangs")
+        }
+    }
+}
+
+/// Starts and kills thirty times, at moments spread over a launch: a killed skepd makes the next launch start one.
+fn killed_at_any_moment(name: &str) -> Outcome {
+    let _turn = turn();
+    let victims = Victims::new()?;
+    let skep = &victims.skep;
+    let before = Snapshot::take(skep.ground(), &[skep.runtime()])?;
+    let (cold, warm) = (victims.measure()?, victims.measure()?);
+    let span = if name == "skepd" { cold } else { warm };
+    let mut hits = 0;
+    for round in 0..KILLS {
+        let mut launch = victims.start()?;
+        // In no order: 37 and 30 have no common divisor.
+        std::thread::sleep(span * (round * 37 % KILLS) / KILLS);
+        for process in skep.processes_named(name)? {
+            kill_one(process)?;
+            hits += 1;
+        }
+        ended(&mut launch).with_context(|| format!("round {round}"))?;
+    }
+    ensure!(hits >= 10, "{name} was met only {hits} times");
+    victims.never_without_a_jail()?;
+    ensure!(skep.run(["true"]).finish()?.code() == 0, "the next run fails after {name} was killed");
+    skep.await_idle(SETTLE)?;
+    let verified = run(&mut skep.command(["audit", "verify"]), SETTLE)?;
+    ensure!(verified.code() == 0, "the audit is broken after {name} was killed: {}", verified.stdout);
+    before.await_return(skep.ground(), &[skep.runtime()], SETTLE)
+}
+
+/// skepd and the keeper die together: nobody is left to remove the cgroup, but the next skepd.
+#[test]
+fn what_a_crash_left_is_cleared_away_and_recorded_at_the_next_start() -> Outcome {
+    let _turn = turn();
+    let skep = Skep::new()?;
+    let before = Snapshot::take(skep.ground(), &[skep.runtime()])?;
+    let mut launch = skep.shell("echo up > up; exec sleep 600").command().spawn()?;
+    wait_for(&skep.ground().workspace().join("up"))?;
+    let keepers = skep.processes_named("skep-keeper")?;
+    keepers.iter().try_for_each(|keeper| send(*keeper, "STOP"))?;
+    kill_one(daemon(&skep)?)?;
+    keepers.into_iter().try_for_each(kill_one)?;
+    ensure!(ended(&mut launch)?.code() == Some(125), "skep does not notice");
+    // A snapshot that looked for control groups in the wrong place would see none here.
+    let left = Snapshot::take(skep.ground(), &[skep.runtime()])?.since(&before);
+    ensure!(left.iter().any(|line| line.starts_with("cgroup") && line.contains("/sandboxes/")), "{left:#?}");
+    ensure!(skep.run(["true"]).finish()?.code() == 0, "the next run fails");
+    let recovered = skep.audit(None)?.into_iter().any(|record| record.kind() == "recovered");
+    ensure!(recovered, "the audit does not say that something was left");
+    skep.await_idle(SETTLE)?;
+    before.await_return(skep.ground(), &[skep.runtime()], SETTLE)
+}

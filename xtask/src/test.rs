@@ -1,0 +1,138 @@
+//! `cargo xtask test`: set up, build, and run every test, then rewrite docs/compliance.md from what they reported.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::Context as _;
+
+use crate::build::{self, Variant};
+use crate::call::{self, say};
+use crate::compliance;
+use crate::setup::{self, Purpose};
+use crate::tree::Tree;
+
+/// Runs the tests of the crates, then the black-box tests, and ends with the counts of both.
+pub(crate) fn test(tree: &Tree, full: bool, filter: Option<&str>) -> anyhow::Result<ExitCode> {
+    let toolchain = setup::setup(tree, Purpose::Test)?;
+    let binaries = build::build(tree, &toolchain, Variant::Test)?;
+    let results = compliance::begin(tree)?;
+
+    say("testing the crates");
+    let mut report = Report::default();
+    let mut crates = cargo_test(tree, filter, &["--workspace", "--exclude", "skep-tests"]);
+    crates.env("SKEP_COMPLIANCE_DIR", &results);
+    report.add(&mut crates)?;
+
+    say("testing the binaries, with the real agents");
+    let mut whole = cargo_test(tree, filter, &["--package", "skep-tests"]);
+    whole.env("SKEP_BIN_DIR", &binaries).env("SKEP_AGENTS_DIR", setup::agents_directory(tree));
+    whole.env("SKEP_COMPLIANCE_DIR", &results);
+    if full {
+        whole.env("SKEP_TEST_FULL", "1");
+    }
+    report.add(&mut whole)?;
+
+    report.print();
+    if filter.is_none() {
+        compliance::write(tree, &results)?;
+    }
+    Ok(if report.good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn cargo_test(tree: &Tree, filter: Option<&str>, which: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    command.args(["test", "--no-fail-fast"]).args(which).args(filter).current_dir(&tree.root);
+    tree.with_objects(&mut command);
+    command
+}
+
+/// The closing lines of all test programs.
+#[derive(Debug)]
+struct Report {
+    lines: Vec<String>,
+    counts: Counts,
+    good: bool,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self { lines: Vec::new(), counts: Counts::default(), good: true }
+    }
+}
+
+impl Report {
+    /// Runs the tests, shows their output as it comes and keeps what closes it.
+    fn add(&mut self, command: &mut Command) -> anyhow::Result<()> {
+        let line = call::line(command);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let mut child = child.with_context(|| format!("cannot start {line}"))?;
+        let output = child.stdout.take().context("the tests have no output")?;
+        for text in BufReader::new(output).split(b'\n') {
+            let text = text.with_context(|| format!("reading the output of {line}"))?;
+            self.read(&String::from_utf8_lossy(&text));
+            std::io::stdout().write_all(&text).and_then(|()| std::io::stdout().write_all(b"\n"))?;
+        }
+        let status = child.wait().with_context(|| format!("waiting for {line}"))?;
+        self.good &= status.success();
+        if !status.success() {
+            self.lines.push(format!("{line}: {status}"));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, line: &str) {
+        if let Some(result) = line.strip_prefix("test result: ") {
+            self.counts.add(result);
+        } else if line.starts_with("test ") && line.ends_with(" ... FAILED") {
+            self.lines.push(line.to_owned());
+        }
+    }
+
+    fn print(&self) {
+        println!();
+        self.lines.iter().for_each(|line| println!("{line}"));
+        let Counts { passed, failed, ignored } = self.counts;
+        let word = if self.good { "ok" } else { "FAILED" };
+        println!("all tests: {word}. {passed} passed; {failed} failed; {ignored} ignored");
+    }
+}
+
+impl Counts {
+    /// Adds the numbers of `ok. 3 passed; 0 failed; 1 ignored; …`.
+    fn add(&mut self, result: &str) {
+        let numbers = result.split(['.', ';']).filter_map(|part| part.trim().split_once(' '));
+        for (number, what) in numbers {
+            let number = number.parse::<u64>().unwrap_or(0);
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_several_programs_are_added_and_failures_kept() {
+        let mut report = Report::default();
+        report.read("test a::b ... FAILED");
+        report.read("test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.01s");
+        report.read(
+            "test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out; finished in 1.20s",
+        );
+        assert_eq!(report.counts, Counts { passed: 7, failed: 1, ignored: 2 });
+        assert_eq!(report.lines, ["test a::b ... FAILED"]);
+    }
+}
