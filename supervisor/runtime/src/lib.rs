@@ -7,6 +7,7 @@ pub mod channel;
 pub mod events;
 pub mod gateway;
 pub mod helper;
+mod hex;
 pub mod host;
 pub mod inquiry;
 pub mod keepers;

@@ -25,6 +25,7 @@ use skep_policy::tree::{Found, walk};
 
 use crate::audit::{self, Origin, Redactor, Text};
 use crate::caller::{Caller, INIT, own_ids, variable};
+use crate::hex::hex;
 use crate::host;
 use crate::protocol::{Refusal, Run};
 use crate::registry::{Live, Progress};
@@ -382,8 +383,4 @@ fn new_id() -> String {
 fn version(policy: &Policy) -> String {
     let text = serde_json::to_vec(policy).unwrap_or_default();
     hex(&Sha256::digest(text)[..6])
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::audit::{AuditError, Body, Failure, Layer, Log, Options, Record, Text};
 use crate::events::Events;
 use crate::gateway::Gateways;
+use crate::hex::hex;
 use crate::host;
 use crate::keepers::Keepers;
 use crate::places::{Places, sibling};
@@ -262,8 +263,7 @@ fn tree_name(places: &Places) -> String {
     if places.state == Path::new("/var/lib/skep") {
         return "skep".to_owned();
     }
-    let digest = Sha256::digest(places.state.as_os_str().as_bytes());
-    digest[..6].iter().fold("skep-".to_owned(), |name, byte| name + &format!("{byte:02x}"))
+    format!("skep-{}", hex(&Sha256::digest(places.state.as_os_str().as_bytes())[..6]))
 }
 
 /// A directory of root's that nobody else may write to.

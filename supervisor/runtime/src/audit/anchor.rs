@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::chain::{hex, unhex};
 use super::segment::Link;
+use crate::hex::{hex, unhex};
 
 /// What the anchor file says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,8 @@
 
 use sha2::{Digest, Sha256};
 
+use crate::hex::{hex, unhex};
+
 /// A chain value.
 pub(super) type Hash = [u8; 32];
 
@@ -38,28 +40,6 @@ pub(super) fn link(previous: &Hash, content: &[u8]) -> Hash {
     Sha256::new().chain_update(previous).chain_update(content).finalize().into()
 }
 
-/// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(*byte)]).collect()
-}
-
-/// A hash from 64 lower-case digits.
-pub(super) fn unhex(digits: &str) -> Option<Hash> {
-    let digits: &[u8; 64] = digits.as_bytes().try_into().ok()?;
-    let value = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let mut hash = [0; 32];
-    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = value(pair[0])? << 4 | value(pair[1])?;
-    }
-    Some(hash)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,7 +63,5 @@ mod tests {
         for cut in 1..line.len() {
             assert!(unseal(&line[..cut]).is_none(), "{cut}");
         }
-        let upper: String = hex(&[0xab; 32]).to_uppercase();
-        assert_eq!((unhex(&upper), unhex("ab")), (None, None));
     }
 }

@@ -17,12 +17,13 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 
 use super::anchor::{Anchor, Keeper};
-use super::chain::{hex, seal};
+use super::chain::seal;
 use super::clock::{Moment, boot_id, rfc3339};
 use super::record::{Body, LogEvent, Record, Sandbox, VERSION};
 use super::redact::Redactor;
 use super::segment::{self, LONGEST_LINE, Link};
 use super::{AuditError, tail};
+use crate::hex::hex;
 
 /// Number of a record: 1 is the first of the log, each next one is one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,6 +9,7 @@ use skep_policy::decision::Decision;
 
 use super::redact::Redactor;
 use super::text::Text;
+use crate::hex::hex;
 
 /// Version of the line format.
 pub const VERSION: u32 = 1;
@@ -82,7 +83,7 @@ pub fn weaker_id(rules: &[Weaker]) -> Option<String> {
     let hash = names.iter().fold(Sha256::new(), |hash, name| {
         hash.chain_update((name.len() as u64).to_le_bytes()).chain_update(name)
     });
-    (!names.is_empty()).then(|| super::chain::hex(&hash.finalize()[..6]))
+    (!names.is_empty()).then(|| hex(&hash.finalize()[..6]))
 }
 
 /// What happened. In a line: `"kind":"exec","body":{…}`.

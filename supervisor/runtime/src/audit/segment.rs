@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::chain::{Hash, link, unhex, unseal};
+use super::chain::{Hash, link, unseal};
+use crate::hex::unhex;
 
 /// No line of ours is longer, and none that is longer is read. In bytes, its end included.
 pub const LONGEST_LINE: usize = 1 << 20;

@@ -9,11 +9,12 @@ use sha2::{Digest, Sha256};
 
 use super::AuditError;
 use super::anchor::{self, Anchor};
-use super::chain::{Hash, hex};
+use super::chain::Hash;
 use super::log::Options;
 use super::record::LogEvent;
 use super::segment::{self, Line, Lines, Link, check};
 use super::text::Text;
+use crate::hex::hex;
 
 /// How much of a torn tail is kept in the record about it, in bytes.
 const TORN_KEPT: usize = 4096;

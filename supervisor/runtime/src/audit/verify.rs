@@ -7,9 +7,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::anchor::Anchor;
-use super::chain::{hex, unhex};
 use super::record::LogEvent;
 use super::segment::{self, Bad, Good, Line, Lines, Link, check};
+use crate::hex::{hex, unhex};
 
 /// An intact log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
