@@ -15,7 +15,7 @@ use skep_kernel::memfd;
 use skep_kernel::netns::{self, Listeners};
 use skep_kernel::process::close_for_good;
 use skep_kernel::seqpacket::Channel;
-use skep_policy::launch::{Plan, Stage, Terminal, VERSION};
+use skep_policy::launch::{Plan, Stage, Terminal, VERSION, is_sandbox_name};
 
 use crate::failure::{At, Failure};
 use crate::init::{self, Inheritance};
@@ -56,9 +56,7 @@ pub fn read_plan(descriptor: Option<OwnedFd>) -> Result<Plan, Failure> {
     if plan.version != VERSION {
         return Err(Failure::new(Stage::Plan, format!("plan of version {}", plan.version), Errno::EPROTO));
     }
-    if plan.sandbox.is_empty()
-        || plan.sandbox.bytes().any(|byte| !matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
-    {
+    if !is_sandbox_name(&plan.sandbox) {
         return Err(Failure::new(Stage::Plan, "name of the sandbox", Errno::EINVAL));
     }
     Ok(plan)

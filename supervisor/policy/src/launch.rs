@@ -14,12 +14,23 @@ use serde::{Deserialize, Serialize};
 /// Version of the plan and of the keeper protocol. A keeper refuses a plan of another major meaning.
 pub const VERSION: u16 = 1;
 
+/// What [`is_sandbox_name`] wants, for people.
+pub const SANDBOX_NAME: &str = "1 to 32 of a-z, 0-9 and -, and no - at the beginning";
+
+/// Is this a name or an id for a sandbox: `[a-z0-9][a-z0-9-]{0,31}`? It becomes a host name, a directory of the
+/// cgroup hierarchy and text on terminals, and it comes from requests, so whoever takes one asks this.
+#[must_use]
+pub fn is_sandbox_name(name: &str) -> bool {
+    let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    (1..=32).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('-')
+}
+
 /// Everything the keeper needs to build one sandbox, in the order of its use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// [`VERSION`] of the writer.
     pub version: u16,
-    /// Id of the sandbox, `[a-z0-9-]{1,32}`; also its host name and the name of its cgroup.
+    /// Id of the sandbox, [`is_sandbox_name`]; also its host name and the name of its cgroup.
     pub sandbox: String,
     /// The agent's uid and gid, the same inside its user namespace and outside.
     pub agent: Ids,
@@ -294,4 +305,20 @@ pub enum Stage {
     Directory,
     /// `execve` of the agent: ENOENT is "command not found", EACCES "not executable".
     Exec,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_could_be_a_path_or_an_option_is_none() {
+        for name in ["", "-", "-a", ".", "..", "../x", "a/b", "A", "a b", "a.b", "a\0", "ä", &"a".repeat(33)]
+        {
+            assert!(!is_sandbox_name(name), "{name:?}");
+        }
+        for name in ["a", "0", "quiet-bee-12", "a-", &"a".repeat(32)] {
+            assert!(is_sandbox_name(name), "{name:?}");
+        }
+    }
 }

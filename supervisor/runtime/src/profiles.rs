@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use skep_policy::compose::{Effective, Library, compose};
 use skep_policy::diagnostics::Source;
 use skep_policy::policy::Policy;
-use skep_policy::profile::Profile;
+use skep_policy::profile::{Profile, is_profile_name};
 use skep_policy::shipped;
 
 use crate::protocol::{self, Refusal};
@@ -134,9 +134,8 @@ impl Shelf {
 
 impl Library for Shelf {
     fn find(&self, name: &str) -> Option<Source> {
-        // Names are [a-z0-9-], so none leaves the directory.
-        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        if name.is_empty() || !name.bytes().all(plain) {
+        // No name of a profile leaves the directory.
+        if !is_profile_name(name) {
             return None;
         }
         let path = self.installed.join(format!("{name}.toml"));

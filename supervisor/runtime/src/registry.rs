@@ -13,7 +13,7 @@ use crate::protocol::{Counters, Sandbox};
 /// One sandbox as everybody but its own task sees it.
 #[derive(Debug)]
 pub struct Live {
-    /// Id: `[a-z0-9-]{1,32}`, unique for the life of the state directory in practice (64 random bits).
+    /// Id: 16 hex digits, unique for the life of the state directory in practice (64 random bits).
     pub id: String,
     /// Name, unique among living sandboxes.
     pub name: String,

@@ -22,7 +22,9 @@ use skep_kernel::cgroup::SandboxCgroup;
 use skep_kernel::listener::Peer;
 use skep_kernel::memfd;
 use skep_kernel::seqpacket::ChannelError;
-use skep_policy::launch::{Ending, KeeperEvent, KeeperRequest, Stage, Terminal};
+use skep_policy::launch::{
+    Ending, KeeperEvent, KeeperRequest, SANDBOX_NAME, Stage, Terminal, is_sandbox_name,
+};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -100,19 +102,13 @@ fn decode(mut descriptors: Vec<OwnedFd>) -> Result<(Run, Vec<OwnedFd>), Refusal>
     if !request.workspace.is_absolute() || !request.directory.is_absolute() {
         return Err(malformed("a path that is not absolute"));
     }
-    if request.name.as_deref().is_some_and(|name| !is_name(name)) {
-        return Err(malformed("a name is [a-z0-9][a-z0-9-]{0,31}"));
+    if request.name.as_deref().is_some_and(|name| !is_sandbox_name(name)) {
+        return Err(malformed(&format!("a name has {SANDBOX_NAME}")));
     }
     if request.argv.is_empty() || request.argv.iter().chain(&request.environment).any(|a| a.contains(&0)) {
         return Err(malformed("no command, or a NUL in it"));
     }
     Ok((request, streams))
-}
-
-/// The client checks this too, but a client is whoever speaks the protocol.
-fn is_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    (1..=32).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('-')
 }
 
 async fn send_plan(client: &AsyncChannel, prepared: &Prepared) -> Result<(), ChannelError> {

@@ -26,6 +26,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
+use skep_policy::launch::is_sandbox_name;
 
 use crate::error::SyscallError;
 pub use limits::{Controller, Controllers, CpuTime, DeviceLimit, Limits};
@@ -37,7 +38,7 @@ pub enum CgroupError {
     /// No cgroup2 file system is mounted.
     #[error("no cgroup2 file system is mounted; mount one with: mount -t cgroup2 none /sys/fs/cgroup")]
     NoMount,
-    /// The name is not `[a-z0-9-]{1,32}`.
+    /// The name is none of [`is_sandbox_name`].
     #[error("{0:?} is no name for a control group")]
     Name(String),
     /// A limit needs a controller that version 2 does not have here.
@@ -234,10 +235,9 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Names come from requests: anything else than these letters could be a path.
+/// Names come from requests: anything else could be a path.
 fn check_name(name: &str) -> Result<(), CgroupError> {
-    let letters = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    if letters && (1..=32).contains(&name.len()) { Ok(()) } else { Err(CgroupError::Name(name.to_owned())) }
+    if is_sandbox_name(name) { Ok(()) } else { Err(CgroupError::Name(name.to_owned())) }
 }
 
 fn is_gone(result: &Result<SandboxCgroup, CgroupError>) -> bool {

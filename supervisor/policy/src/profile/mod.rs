@@ -20,6 +20,7 @@ use crate::rule::RuleRef;
 use crate::units::{Bytes, Percent};
 
 pub use files::{Granting, Guarding};
+pub use parse::is_profile_name;
 
 /// The schema this code reads.
 pub const SCHEMA: u64 = 1;

@@ -83,7 +83,9 @@ fn name(reader: &mut Reader<'_>, top: &mut Section<'_>) -> String {
     name.unwrap_or_else(|| reader.source.file.clone())
 }
 
-fn is_profile_name(text: &str) -> bool {
+/// Is this a name for a profile: 1 to 64 of `a-z`, `0-9` and `-`? So it names no other directory.
+#[must_use]
+pub fn is_profile_name(text: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=64).contains(&text.len()) && text.bytes().all(good)
 }
