@@ -163,7 +163,7 @@ fn check(
 }
 
 fn compiled(effective: &Effective, bindings: &Bindings, around: &Surroundings<'_>) -> Checked {
-    let policy = Policy::compile(effective, bindings, around.tree)?;
+    let policy = Policy::compile_checked(effective, bindings, around.tree)?;
     let bound = bind(&policy, around.host, around.tree, &[]);
     Ok((policy, bound))
 }

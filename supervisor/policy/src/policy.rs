@@ -50,23 +50,21 @@ impl Bindings {
         }
     }
 
-    /// The same user in a workspace that nobody has: what examples of profiles are checked with. A home below
-    /// `/tmp`, as tests have it, would be the sandbox's own, and nothing in it denied.
-    #[must_use]
-    pub fn imagined(&self) -> Self {
-        let below_tmp = self.home.starts_with("/tmp");
-        let home = if below_tmp { PathBuf::from("/home/skep-example") } else { self.home.clone() };
+    /// A user and a workspace that nobody has, for the examples of profiles: they are tests of the profile, so
+    /// they come out the same wherever it is used.
+    pub(crate) fn imagined() -> Self {
+        let home = PathBuf::from("/home/skep-example");
         Self {
-            workspace: home.join(".skep-example/workspace"),
-            agent_state: home.join(".skep-example/state"),
+            workspace: home.join("example-workspace"),
+            agent_state: home.join("example-state"),
             home,
             program: Some("/opt/skep-example".into()),
             environment: BTreeMap::new(),
-            reserved: self.reserved.clone(),
+            reserved: vec!["/var/lib/skep".into(), "/run/skep".into()],
         }
     }
 
-    /// Bindings for checking a profile where there is no sandbox: `/home/u` and `/home/u/project`.
+    /// Bindings for tests of ours: `/home/u` and `/home/u/project`.
     #[must_use]
     pub fn for_tests() -> Self {
         Self {
@@ -167,25 +165,13 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Binds the variables, resolves the paths and checks the examples.
-    ///
-    /// # Errors
-    /// When a rule makes no sense with these bindings, or an example comes out differently.
-    pub fn compile(effective: &Effective, bindings: &Bindings, tree: &dyn Tree) -> Result<Self, Diagnostics> {
-        compile::compile(effective, bindings, tree)
-    }
-
-    /// The same for a profile whose examples have passed [`Policy::check_examples`]: a daemon that keeps its
-    /// profiles checks them once, not at every launch.
+    /// Binds the variables and resolves the paths. Examples are not looked at: a daemon that keeps its profiles
+    /// checks those once, not at every launch.
     ///
     /// # Errors
     /// When a rule makes no sense with these bindings.
-    pub fn compile_again(
-        effective: &Effective,
-        bindings: &Bindings,
-        tree: &dyn Tree,
-    ) -> Result<Self, Diagnostics> {
-        compile::compile_again(effective, bindings, tree)
+    pub fn compile(effective: &Effective, bindings: &Bindings, tree: &dyn Tree) -> Result<Self, Diagnostics> {
+        compile::compile(effective, bindings, tree)
     }
 
     /// Checks the examples, which do not depend on bindings or host.
@@ -194,6 +180,18 @@ impl Policy {
     /// With every example that comes out differently.
     pub fn check_examples(effective: &Effective) -> Result<(), Diagnostics> {
         compile::check_examples(effective)
+    }
+
+    /// [`Policy::compile`] and [`Policy::check_examples`] with the errors of both at once.
+    ///
+    /// # Errors
+    /// When either has some.
+    pub fn compile_checked(
+        effective: &Effective,
+        bindings: &Bindings,
+        tree: &dyn Tree,
+    ) -> Result<Self, Diagnostics> {
+        compile::compile_checked(effective, bindings, tree)
     }
 
     /// The rules of the gateway: names and ports. Rules that are not in force are left out, which denies.

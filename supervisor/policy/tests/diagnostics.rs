@@ -11,7 +11,7 @@ fn errors(text: &str) -> String {
     let source = Source::new("p.toml", text);
     let composed = Profile::parse(&source).and_then(|profile| compose(&profile, &Shipped));
     let compiled =
-        composed.and_then(|effective| Policy::compile(&effective, &Bindings::for_tests(), &Imagined));
+        composed.and_then(|effective| Policy::compile_checked(&effective, &Bindings::for_tests(), &Imagined));
     compiled.err().map(|errors| errors.to_string()).unwrap_or_default()
 }
 

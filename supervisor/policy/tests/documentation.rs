@@ -17,8 +17,8 @@ fn every_profile_of_the_reference_loads_and_its_examples_hold() {
     for block in blocks {
         let source = Source::new("docs/profiles.md", block);
         let composed = Profile::parse(&source).and_then(|profile| compose(&profile, &Shipped));
-        let compiled =
-            composed.and_then(|effective| Policy::compile(&effective, &Bindings::for_tests(), &Imagined));
+        let compiled = composed
+            .and_then(|effective| Policy::compile_checked(&effective, &Bindings::for_tests(), &Imagined));
         assert!(compiled.is_ok(), "{}", compiled.expect_err("not ok"));
     }
 }

@@ -20,6 +20,6 @@ fn the_profile_of_the_design_is_read_whole_and_its_examples_hold() {
     let source = Source::new("design.toml", include_str!("design.toml"));
     let profile = Profile::parse(&source).unwrap_or_else(|errors| panic!("{errors}"));
     let effective = compose(&profile, &Empty).unwrap_or_else(|errors| panic!("{errors}"));
-    let policy = Policy::compile(&effective, &Bindings::for_tests(), &Imagined);
+    let policy = Policy::compile_checked(&effective, &Bindings::for_tests(), &Imagined);
     policy.unwrap_or_else(|errors| panic!("{errors}"));
 }

@@ -139,7 +139,7 @@ proptest! {
 fn survive(text: &str) {
     let Ok(profile) = Profile::parse(&Source::new("mutated", text)) else { return };
     let Ok(effective) = compose(&profile, &Shipped) else { return };
-    let Ok(policy) = Policy::compile(&effective, &Bindings::for_tests(), &Imagined) else { return };
+    let Ok(policy) = Policy::compile_checked(&effective, &Bindings::for_tests(), &Imagined) else { return };
     let _refused = bind(&policy, &Host::default(), &Imagined, &[]);
 }
 

@@ -21,7 +21,8 @@ const ROOT: Ids = Ids { uid: 0, gid: 0 };
 fn load(text: &str, tree: &dyn Tree) -> Policy {
     let profile = Profile::parse(&Source::new("test.toml", text)).unwrap_or_else(|errors| panic!("{errors}"));
     let effective = compose(&profile, &Shipped).unwrap_or_else(|errors| panic!("{errors}"));
-    Policy::compile(&effective, &Bindings::for_tests(), tree).unwrap_or_else(|errors| panic!("{errors}"))
+    Policy::compile_checked(&effective, &Bindings::for_tests(), tree)
+        .unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 fn text(name: &str) -> &'static str {

@@ -148,7 +148,7 @@ fn look(
             .map(|own| walk(&tree, own).real)
             .to_vec(),
     };
-    let policy = Policy::compile_again(effective, &bindings, &tree).map_err(|errors| {
+    let policy = Policy::compile(effective, &bindings, &tree).map_err(|errors| {
         Refusal::new("profile", errors.to_string(), "skep profile check FILE says this too")
     })?;
     writable(&policy, caller)?;

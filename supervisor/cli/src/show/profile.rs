@@ -350,7 +350,7 @@ to = ["api.example.com:443"]
     fn checked(text: &str) -> Checked {
         let profile = Profile::parse(&Source::new("bee.toml", text))?;
         let effective = compose(&profile, &Empty)?;
-        let policy = Policy::compile(&effective, &Bindings::for_tests(), &Imagined)?;
+        let policy = Policy::compile_checked(&effective, &Bindings::for_tests(), &Imagined)?;
         let bound = bind(&policy, &Host::default(), &Imagined, &[]);
         Ok((policy, bound))
     }

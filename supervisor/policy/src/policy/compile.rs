@@ -17,28 +17,27 @@ pub(super) fn compile(
     tree: &dyn Tree,
 ) -> Result<Policy, Diagnostics> {
     let policy = bind(effective, bindings, tree);
-    let mut errors = impossible_grants(&policy, effective);
-    errors.extend(failed_examples(effective, bindings));
-    Diagnostics::unless_any(policy, errors)
-}
-
-pub(super) fn compile_again(
-    effective: &Effective,
-    bindings: &Bindings,
-    tree: &dyn Tree,
-) -> Result<Policy, Diagnostics> {
-    let policy = bind(effective, bindings, tree);
     let errors = impossible_grants(&policy, effective);
     Diagnostics::unless_any(policy, errors)
 }
 
 pub(super) fn check_examples(effective: &Effective) -> Result<(), Diagnostics> {
-    Diagnostics::unless_any((), failed_examples(effective, &Bindings::for_tests()))
+    Diagnostics::unless_any((), failed_examples(effective))
 }
 
-/// Examples are tests of the profile, so they come out the same wherever it is used.
-fn failed_examples(effective: &Effective, bindings: &Bindings) -> Vec<Diagnostic> {
-    let imagined = bind(effective, &bindings.imagined(), &Imagined);
+pub(super) fn compile_checked(
+    effective: &Effective,
+    bindings: &Bindings,
+    tree: &dyn Tree,
+) -> Result<Policy, Diagnostics> {
+    let policy = bind(effective, bindings, tree);
+    let mut errors = impossible_grants(&policy, effective);
+    errors.extend(failed_examples(effective));
+    Diagnostics::unless_any(policy, errors)
+}
+
+fn failed_examples(effective: &Effective) -> Vec<Diagnostic> {
+    let imagined = bind(effective, &Bindings::imagined(), &Imagined);
     let failed = |example| failed(&imagined, example, effective);
     effective.rules.examples.iter().filter_map(failed).collect()
 }
