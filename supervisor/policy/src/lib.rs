@@ -19,6 +19,5 @@ pub mod policy;
 pub mod profile;
 pub mod rule;
 pub mod shipped;
-pub mod state;
 pub mod tree;
 pub mod units;
