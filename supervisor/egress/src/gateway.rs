@@ -10,10 +10,10 @@ use nix::sys::socket::{
     AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt,
 };
 use skep_kernel::SyscallError;
+use skep_kernel::channel::AsyncChannel;
 use skep_kernel::seqpacket::{Channel, ChannelError};
 use skep_kernel::udp::{Family, report_destinations};
 use skep_policy::gateway::{GatewayEvent, GatewayRequest};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{AbortHandle, JoinSet};
@@ -49,9 +49,7 @@ pub enum GatewayError {
 /// # Errors
 /// See [`GatewayError`].
 pub async fn serve(channel: Channel, dialer: Dialer, slots: usize) -> Result<(), GatewayError> {
-    channel.make_nonblocking()?;
-    #[expect(deprecated, reason = "its successor is unsafe; a Channel keeps its one descriptor for life")]
-    let channel = AsyncFd::new(channel)?;
+    let channel = AsyncChannel::new(channel)?;
     let (recorder, events) = Recorder::new();
     let shared = Rc::new(Shared { recorder, dialer, pipes: <_>::default(), slots: Semaphore::new(slots) });
     shared.recorder.say(GatewayEvent::Ready);
@@ -71,28 +69,23 @@ fn is_gone(error: &SyscallError) -> bool {
 }
 
 async fn write(
-    channel: &AsyncFd<Channel>,
+    channel: &AsyncChannel,
     mut events: UnboundedReceiver<GatewayEvent>,
     shared: &Shared,
 ) -> Result<(), GatewayError> {
     while let Some(event) = events.recv().await {
-        // There nearly always is room, so it is tried before it is asked for.
-        while let Err(error) = channel.get_ref().send(&event, &[]) {
-            let ChannelError::WouldBlock = error else { return Err(error.into()) };
-            let mut ready = channel.writable().await?;
-            ready.clear_ready();
-        }
+        channel.send(&event, &[]).await?;
         shared.recorder.sent();
     }
     Ok(())
 }
 
-async fn read(channel: &AsyncFd<Channel>, shared: &Rc<Shared>) -> Result<(), GatewayError> {
+async fn read(channel: &AsyncChannel, shared: &Rc<Shared>) -> Result<(), GatewayError> {
     let mut served: HashMap<String, AbortHandle> = HashMap::new();
     let mut tasks = JoinSet::new();
     loop {
         let request = tokio::select! {
-            request = receive(channel) => request?,
+            request = channel.receive() => request?,
             Some(done) = tasks.join_next() => match done {
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
                 _dismissed => continue,
@@ -122,16 +115,6 @@ async fn read(channel: &AsyncFd<Channel>, shared: &Rc<Shared>) -> Result<(), Gat
                 served.insert(sandbox.clone(), task);
                 shared.recorder.say(GatewayEvent::Serving { sandbox });
             }
-        }
-    }
-}
-
-async fn receive(channel: &AsyncFd<Channel>) -> Result<Option<(GatewayRequest, Vec<OwnedFd>)>, GatewayError> {
-    loop {
-        let mut ready = channel.readable().await?;
-        match channel.get_ref().receive() {
-            Err(ChannelError::WouldBlock) => ready.clear_ready(),
-            received => return Ok(received?),
         }
     }
 }

@@ -12,6 +12,8 @@ pub mod bpf;
 pub mod caps;
 #[cfg(feature = "supervisor")]
 pub mod cgroup;
+#[cfg(feature = "tokio")]
+pub mod channel;
 pub mod clone;
 pub mod error;
 #[cfg(feature = "supervisor")]

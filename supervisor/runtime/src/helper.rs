@@ -5,9 +5,8 @@ use std::process::Child;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use skep_kernel::channel::AsyncChannel;
 use skep_kernel::spawn::{self, SpawnError};
-
-use crate::channel::AsyncChannel;
 
 /// A running keeper or gateway. Dropped without [`Helper::wait`] it is waited for in the background, so that
 /// no zombie stays.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use skep_kernel::channel::AsyncChannel;
 use skep_kernel::listener::Peer;
 use skep_kernel::seqpacket::ChannelError;
 
 use tokio::sync::mpsc;
 
 use crate::audit::{Filter, Reader, read};
-use crate::channel::AsyncChannel;
 use crate::protocol::{AuditQuery, Refusal, Reply};
 use crate::supervisor::Supervisor;
 

@@ -3,7 +3,6 @@
 
 pub mod audit;
 pub mod caller;
-pub mod channel;
 pub mod events;
 pub mod gateway;
 pub mod helper;

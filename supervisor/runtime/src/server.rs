@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use skep_kernel::SyscallError;
+use skep_kernel::channel::{AsyncChannel, register};
 use skep_kernel::listener::{Listener, Peer};
 use skep_kernel::seqpacket::ChannelError;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::channel::{AsyncChannel, register};
 use crate::protocol::{Refusal, Reply, Request, VERSION};
 use crate::supervisor::Supervisor;
 use crate::{inquiry, task};

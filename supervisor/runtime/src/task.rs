@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use skep_kernel::bpf::{LookupLink, LookupPlace};
 use skep_kernel::cgroup::SandboxCgroup;
+use skep_kernel::channel::AsyncChannel;
 use skep_kernel::listener::Peer;
 use skep_kernel::memfd;
 use skep_kernel::seqpacket::ChannelError;
@@ -30,7 +31,6 @@ use tokio::time::timeout;
 
 use crate::audit::{self, Body, Record, Text};
 use crate::caller::variable;
-use crate::channel::AsyncChannel;
 use crate::gateway::Service;
 use crate::helper::Helper;
 use crate::prepare::{Prepared, prepare};

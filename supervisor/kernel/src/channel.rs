@@ -3,9 +3,10 @@
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use serde::{Serialize, de::DeserializeOwned};
-use skep_kernel::SyscallError;
-use skep_kernel::seqpacket::{Channel, ChannelError};
 use tokio::io::unix::AsyncFd;
+
+use crate::error::SyscallError;
+use crate::seqpacket::{Channel, ChannelError};
 
 /// A control socket whose calls wait in the event loop. Shared by reference: one task receives, any send.
 #[derive(Debug)]
@@ -72,6 +73,6 @@ impl AsyncChannel {
     deprecated,
     reason = "its replacement is unsafe for types whose descriptor may change; ours owns one"
 )]
-pub(crate) fn register<T: AsRawFd>(object: T) -> std::io::Result<AsyncFd<T>> {
+pub fn register<T: AsRawFd>(object: T) -> std::io::Result<AsyncFd<T>> {
     AsyncFd::new(object)
 }
