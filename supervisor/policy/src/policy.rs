@@ -160,6 +160,8 @@ pub struct Policy {
     pub grants: Vec<Grant>,
     /// Guards.
     pub guards: Vec<Guard>,
+    /// The rules of the gateway: names and ports. Rules that are not in force are left out, which denies.
+    pub egress: egress::Rules,
     /// Everything else the profiles say.
     pub rules: Rules,
 }
@@ -192,12 +194,6 @@ impl Policy {
         tree: &dyn Tree,
     ) -> Result<Self, Diagnostics> {
         compile::compile_checked(effective, bindings, tree)
-    }
-
-    /// The rules of the gateway: names and ports. Rules that are not in force are left out, which denies.
-    #[must_use]
-    pub fn egress_rules(&self) -> egress::Rules {
-        compile::egress_rules(&self.rules.egress)
     }
 
     /// Judges a connection to a name and port.

@@ -156,15 +156,15 @@ fn unenforced(live: &Live, op: &str, path: &Path, verdict: &Verdict) -> Option<B
 fn refused(live: &Live, call: &Call) -> Option<Body> {
     let path = place(&call.first)?;
     let op = operation(call.name(), call.argument);
-    let mut object = (path, op, live.policy.judge(op, place(&call.first)?));
+    let verdict = live.policy.judge(op, &path);
     // Of two paths the one that is denied is the one to talk about.
-    if let Some(second) = call.second.as_ref().and_then(place)
-        && object.2.decision == Decision::Allow
-    {
-        let verdict = live.policy.judge(FileOp::Create, &second);
-        object = (second, FileOp::Create, verdict);
-    }
-    let (path, op, verdict) = object;
+    let (path, op, verdict) = match call.second.as_ref().and_then(place) {
+        Some(second) if verdict.decision == Decision::Allow => {
+            let verdict = live.policy.judge(FileOp::Create, &second);
+            (second, FileOp::Create, verdict)
+        }
+        _ => (path, op, verdict),
+    };
     if verdict.decision == Decision::Allow {
         // The policy has nothing against it: a missing file, or the file's own permissions.
         return None;

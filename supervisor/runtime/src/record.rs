@@ -113,8 +113,8 @@ fn judged(
     rule: Option<u32>,
     reason: &str,
 ) -> Body {
-    let rules = live.policy.egress_rules();
-    let rule = rule.and_then(|index| rules.rules.get(usize::try_from(index).ok()?));
+    let rules = &live.policy.egress.rules;
+    let rule = rule.and_then(|index| rules.get(usize::try_from(index).ok()?));
     let to = match subject {
         Subject::Name { name } => name.clone(),
         Subject::Connection { name, port, .. } => format!("{name}:{port}"),

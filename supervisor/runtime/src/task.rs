@@ -288,7 +288,7 @@ impl<'a> Sandbox<'a> {
         self.has_gateway = true;
         Ok(Service {
             sandbox: self.live.id.clone(),
-            rules: self.live.policy.egress_rules(),
+            rules: self.live.policy.egress.clone(),
             own: (network.v4, network.v6),
             upstreams: std::mem::take(&mut self.upstreams),
             sockets,

@@ -50,7 +50,8 @@ fn bind(effective: &Effective, bindings: &Bindings, tree: &dyn Tree) -> Policy {
     }
     let guards = effective.rules.guards.iter().filter_map(|guard| bind_guard(guard, bindings)).collect();
     let (name, bindings) = (effective.name.clone(), bindings.clone());
-    Policy { name, bindings, grants, guards, rules: effective.rules.clone() }
+    let egress = egress_rules(&effective.rules.egress);
+    Policy { name, bindings, grants, guards, egress, rules: effective.rules.clone() }
 }
 
 fn bind_grant(grant: &profile::Grant, bindings: &Bindings) -> Option<Grant> {
@@ -157,7 +158,7 @@ fn attempt(policy: &Policy, example: &Example) -> Option<Verdict> {
 
 /// Names and ports are in force; what else a rule says is refused when layers are bound, and where it is let
 /// through as best effort the rule grants nothing.
-pub(super) fn egress_rules(rules: &[EgressRule]) -> egress::Rules {
+fn egress_rules(rules: &[EgressRule]) -> egress::Rules {
     let rule = |rule: &EgressRule| match &rule.to {
         Destination::Name(labels, port) => Some(egress::Rule {
             labels: labels.clone(),

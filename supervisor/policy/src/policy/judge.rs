@@ -144,7 +144,7 @@ impl Guarding {
 
 /// The verdict on a name and port.
 pub(super) fn connect(policy: &Policy, name: &str, port: u16) -> Verdict {
-    let judged = policy.egress_rules().judge(name, port);
+    let judged = policy.egress.judge(name, port);
     // The compiled rules leave out networks, so the index counts names only.
     let mut names =
         policy.rules.egress.iter().filter(|rule| matches!(rule.to, crate::profile::Destination::Name(..)));
