@@ -252,10 +252,17 @@ fn clear_dead_attempts() {
     for entry in entries.into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let process = name.strip_prefix(SCRATCH).and_then(|rest| rest.split('-').next());
-        if process.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+        if process.is_some_and(has_ended) {
             let _stays = clear_dead_attempt(&name);
         }
     }
+}
+
+/// A process that nobody has waited for yet has ended as well: a container's first process may take seconds to.
+fn has_ended(pid: &str) -> bool {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
+    // The state follows the name, which is in parentheses and may contain anything.
+    stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['Z', 'X'])))
 }
 
 /// The one that was killed may have left a victim that is frozen: it ends by force only.

@@ -1,3 +1,8 @@
+use std::process::Command;
+
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
 use super::*;
 
 /// The test's own binary, started anew, is the process in which things are tried. libtest has a second thread
@@ -34,10 +39,23 @@ fn as_root_every_layer_of_a_declared_host_is_proven_and_nothing_is_left() {
 
 #[test]
 fn as_root_what_a_killed_prober_left_is_cleared_with_its_frozen_victim() {
-    let mut dead = std::process::Command::new("/bin/true").spawn().unwrap();
-    dead.wait().unwrap();
-    let mut victim = std::process::Command::new("/bin/sleep").arg("60").spawn().unwrap();
-    let tree = Tree::open(&format!("{SCRATCH}{}-0", dead.id())).unwrap();
+    let mut prober = Command::new("/bin/true").spawn().unwrap();
+    prober.wait().unwrap();
+    check_cleared(prober.id());
+}
+
+#[test]
+fn as_root_a_killed_prober_need_not_have_been_waited_for() {
+    let mut prober = Command::new("/bin/true").spawn().unwrap();
+    let id = Id::Pid(Pid::from_raw(prober.id().try_into().unwrap()));
+    waitid(id, WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
+    check_cleared(prober.id());
+    prober.wait().unwrap();
+}
+
+fn check_cleared(prober: u32) {
+    let mut victim = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let tree = Tree::open(&format!("{SCRATCH}{prober}-0")).unwrap();
     let attempt = tree.create("attempt").unwrap();
     attempt.add(victim.id()).unwrap();
     attempt.freeze(PATIENCE).unwrap();
