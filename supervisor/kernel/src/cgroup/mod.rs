@@ -162,7 +162,9 @@ impl Tree {
         let unknown = names.iter().filter(|name| !owned(name));
         let opened = unknown.map(|name| SandboxCgroup::open(&self.sandboxes, name));
         // One that goes away while we look is what we want of it.
-        opened.filter(|result| !is_gone(result)).collect()
+        opened
+            .filter(|opened| !matches!(opened, Err(CgroupError::Syscall(error)) if is_gone(error)))
+            .collect()
     }
 
     /// Applies limits to a sandbox; enables the controllers they need, and only those, on the way down to it.
@@ -240,8 +242,9 @@ fn check_name(name: &str) -> Result<(), CgroupError> {
     if is_sandbox_name(name) { Ok(()) } else { Err(CgroupError::Name(name.to_owned())) }
 }
 
-fn is_gone(result: &Result<SandboxCgroup, CgroupError>) -> bool {
-    matches!(result, Err(CgroupError::Syscall(error)) if error.errno == libc::ENOENT)
+/// A control group that was removed has no files, and those that are open answer nothing.
+fn is_gone(error: &SyscallError) -> bool {
+    [libc::ENOENT, libc::ENODEV].contains(&error.errno)
 }
 
 /// Gives the children of a directory the controllers it does not give them yet.

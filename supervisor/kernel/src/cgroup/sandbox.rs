@@ -1,7 +1,8 @@
 //! The control group of one sandbox: pause, kill, wait, remove.
 //!
 //! Waiting is waiting on `cgroup.events`, which the kernel makes readable as a priority event when a line of
-//! it changes; nothing here sleeps and looks again.
+//! it changes. A crash leaves a sandbox to its keeper and to the next skepd, which clear it away at the same time:
+//! what is gone already is done.
 
 use std::io::{Read as _, Seek as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,8 +15,12 @@ use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, fstat};
 
-use super::{CgroupError, DIRECTORY, children, open_at, remove_directory, write_at};
+use super::{CgroupError, DIRECTORY, children, is_gone, open_at, remove_directory, write_at};
 use crate::error::SyscallError;
+
+/// How long a change may go unnoticed. The kernel tells of changes 10 ms apart and no closer, by a timer that dies
+/// with the control group (`cgroup_file_notify`, as of 6.18): the last one before somebody else's `rmdir` is never told.
+const LOST: Duration = Duration::from_millis(50);
 
 /// A sandbox's control group. Dropping it closes descriptors and changes nothing.
 #[derive(Debug)]
@@ -63,12 +68,17 @@ impl SandboxCgroup {
         Ok(write_at(self.directory(), "cgroup.procs", &pid.to_string())?)
     }
 
-    /// Kills everything in it and below, forks under way included.
+    /// Kills everything in it and below, forks under way included. Fine if it is gone already.
+    ///
+    /// Minimum kernel version: 5.14.
     ///
     /// # Errors
-    /// ENOENT before 5.14.
+    /// EACCES when it is not ours.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        Ok(write_at(self.directory(), "cgroup.kill", "1")?)
+        match write_at(self.directory(), "cgroup.kill", "1") {
+            Err(error) if !is_gone(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Is any process in it or below?
@@ -123,7 +133,7 @@ impl SandboxCgroup {
                 // Empty and yet busy: an exiting task is counted a moment longer than it is shown.
                 Ok(()) if !left.is_zero() => std::thread::yield_now(),
                 Ok(()) => return Err(CgroupError::Late { cgroup: self.id.clone(), state: "empty" }),
-                Err(CgroupError::Syscall(error)) if error.errno == libc::ENODEV => return Ok(()),
+                Err(CgroupError::Syscall(error)) if is_gone(&error) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
@@ -184,11 +194,11 @@ impl Events {
         Ok(State { populated: set("populated 1"), frozen: set("frozen 1") })
     }
 
-    /// Waits for a change; tells whether there was one.
+    /// Waits for a change, or long enough to look again; tells whether there was time for either.
     fn changed_before(&self, deadline: Instant) -> Result<bool, CgroupError> {
         let left = deadline.saturating_duration_since(Instant::now());
         // Rounded up: a last wait of no time at all would spin.
-        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        let timeout = PollTimeout::try_from(left.min(LOST).as_millis() + 1).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(self.file.as_fd(), PollFlags::POLLPRI)], timeout) {
             Ok(0) => Ok(!left.is_zero()),
             Ok(_) | Err(Errno::EINTR) => Ok(true),

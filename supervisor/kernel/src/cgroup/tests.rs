@@ -3,7 +3,7 @@
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -91,6 +91,26 @@ fn as_root_a_sandbox_is_killed_and_removed_and_leaves_no_tree() {
     let path = scratch.tree().path().to_owned();
     assert!(scratch.0.take().unwrap().remove_if_empty().unwrap());
     assert!(!path.exists());
+}
+
+/// An orphaned keeper and the next skepd clear the same leftover away at the same time.
+#[test]
+fn as_root_a_sandbox_that_somebody_else_removes_too_is_gone_for_both_and_soon() {
+    let scratch = Scratch::new();
+    let begun = Instant::now();
+    for round in 0..50 {
+        let id = format!("leftover-{round}");
+        let sandboxes = [scratch.tree().create(&id).unwrap(), scratch.tree().sandbox(&id).unwrap()];
+        let mut child = sleeper();
+        sandboxes[0].add(child.id()).unwrap();
+        std::thread::scope(|threads| {
+            for sandbox in &sandboxes {
+                threads.spawn(move || sandbox.kill().and_then(|()| sandbox.remove(SOON)).unwrap());
+            }
+        });
+        child.wait().unwrap();
+    }
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 
 #[test]
