@@ -116,9 +116,11 @@ impl Log {
         let lock = prepare(state)?;
         let tail::Found { start, notes } = tail::examine(state)?;
         let boot = boot_id().map_err(AuditError::io("read", "/proc/sys/kernel/random/boot_id"))?;
-        // The anchor exists before the first segment does, so that its absence always means something.
-        let anchored = Anchor { link: start.link, segment: start.segment };
+        // The anchor exists before the first segment does, so that its absence always means something. Until then
+        // it names the segment before: one that it named would be missed if we were killed in between.
         if start.fresh_anchor {
+            let segment = start.segment - u64::from(start.length.is_none());
+            let anchored = Anchor { link: start.link, segment };
             anchored.write(state).map_err(AuditError::io("write", &super::anchor::path(state)))?;
         }
         let anchor = Keeper::start(state, start.link.seq, options.anchor_records, options.anchor_every)

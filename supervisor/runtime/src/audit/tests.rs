@@ -229,6 +229,50 @@ fn a_segment_torn_at_its_first_record_gives_way_to_a_new_one() {
     assert!(matches!(report.notes[..], [(_, LogEvent::Repaired { bytes: 7, .. })]), "{report:?}");
 }
 
+/// What skepd leaves when it is killed during its very first start, step by step.
+#[test]
+fn a_log_whose_first_start_was_killed_at_any_step_begins_anew_and_intact() {
+    let started = state();
+    let options = Options { anchor_every: Duration::from_secs(3600), ..Options::default() };
+    // A log that is closed, or dropped, has renewed its first anchor.
+    std::mem::forget(Log::open(started.path(), options).unwrap());
+    let directories = |state: &Path| {
+        for directory in ["audit", "anchor"] {
+            fs::create_dir(state.join(directory)).unwrap();
+        }
+    };
+    let anchored = |state: &Path| {
+        directories(state);
+        fs::copy(anchor::path(started.path()), anchor::path(state)).unwrap();
+    };
+    let steps: [&dyn Fn(&Path); 5] = [
+        &|state| directories(state),
+        &|state| {
+            directories(state);
+            fs::write(state.join("anchor/head.new"), "{\"v\":1").unwrap();
+        },
+        &anchored,
+        &|state| {
+            anchored(state);
+            fs::write(segment(state, 1), "").unwrap();
+        },
+        &|state| {
+            anchored(state);
+            fs::write(segment(state, 1), "{\"v\":1,\"seq\":1").unwrap();
+        },
+    ];
+    for (number, step) in steps.into_iter().enumerate() {
+        let dir = state();
+        step(dir.path());
+        let log = Log::open(dir.path(), small()).unwrap_or_else(|error| panic!("step {number}: {error}"));
+        log.close().unwrap();
+        let report = verify(dir.path()).unwrap_or_else(|broken| panic!("step {number}: {broken}"));
+        let repaired = |note: &LogEvent| matches!(note, LogEvent::Repaired { .. });
+        assert_eq!((report.first_seq, report.segments), (1, 1), "step {number}: {report:?}");
+        assert!(report.notes.iter().all(|(_, note)| repaired(note)), "step {number}: {report:?}");
+    }
+}
+
 #[test]
 fn rotation_keeps_the_chain_and_retention_is_told_from_deletion() {
     let dir = state();
