@@ -72,7 +72,12 @@ impl Snapshot {
             }
             let now = Self::take(ground, directories)?;
             left.retain(|line| now.0.contains(line));
-            anyhow::ensure!(Instant::now() < end, "left behind after {deadline:?}:\n{}", left.join("\n"));
+            anyhow::ensure!(
+                Instant::now() < end,
+                "left behind after {deadline:?}:\n{}\nwhat runs with a name or in a cgroup of ours:\n{}",
+                left.join("\n"),
+                running()?.join("\n")
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -94,13 +99,26 @@ pub fn descriptors(process: u32) -> anyhow::Result<Vec<String>> {
 /// Processes whose name or cgroup says that they are ours.
 fn processes(foreign: &Foreign) -> anyhow::Result<Vec<String>> {
     let ids = process::ids()?.into_iter().filter(|id| !foreign.has_process(*id));
-    let ours = ids.filter_map(|id| {
-        let name = fs::read_to_string(format!("/proc/{id}/comm")).ok()?;
-        let cgroup = fs::read_to_string(format!("/proc/{id}/cgroup")).ok()?;
-        let ours = name.starts_with("skep") || cgroup.contains("skep");
-        ours.then(|| format!("process {}", name.trim_end()))
-    });
-    Ok(counted(ours))
+    Ok(counted(ids.filter_map(|id| Some(format!("process {}", ours(id)?.0)))))
+}
+
+/// Name and control groups of a process of ours.
+fn ours(id: u32) -> Option<(String, String)> {
+    let name = process::name(id)?;
+    let cgroup = fs::read_to_string(format!("/proc/{id}/cgroup")).ok()?;
+    (name.starts_with("skep") || cgroup.contains("skep")).then_some((name, cgroup))
+}
+
+/// The same for a person: `/proc/ID/stat` up to state and parent, and the control group of version 2.
+fn running() -> anyhow::Result<Vec<String>> {
+    let line = |id| {
+        let cgroup = ours(id)?.1.lines().find(|line| line.starts_with("0::")).map(str::to_owned)?;
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+        let (name, rest) = stat.rsplit_once(") ")?;
+        let state: Vec<_> = rest.split(' ').take(2).collect();
+        Some(format!("{name}) {} {cgroup}", state.join(" ")))
+    };
+    Ok(process::ids()?.into_iter().filter_map(line).collect())
 }
 
 /// Numbers what has the same name, instead of its ids: of what is kept ready for the next launch, one goes and

@@ -1,7 +1,8 @@
 //! Nothing is left behind: not by launches, not by crashes. These tests look at the whole machine, so they are a
 //! program of their own and take turns.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,6 +19,9 @@ const SETTLE: Duration = Duration::from_secs(60);
 
 /// How often something is killed.
 const KILLS: u32 = 30;
+
+/// How many lines of the course of kills a failure is shown with.
+const LAST: usize = 25;
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -174,6 +178,8 @@ fn a_killed_gateway_leaves_nothing() -> Outcome {
 struct Victims {
     skep: Skep,
     script: String,
+    /// What all of them said, and when they were killed: a failure is shown with it.
+    course: PathBuf,
 }
 
 impl Victims {
@@ -183,17 +189,24 @@ impl Victims {
         let canary = skep.ground().beside("canary").display().to_string();
         let script =
             format!("{{ grep ^Seccomp: /proc/self/status; cat {canary}; }} >> told 2>/dev/null; sleep 0.05");
-        Ok(Self { skep, script })
+        let course = skep.ground().beside("course");
+        Ok(Self { skep, script, course })
     }
 
     fn start(&self) -> anyhow::Result<Child> {
-        self.skep.shell(&self.script).command().spawn().context("start skep")
+        self.skep.shell(&self.script).command().stderr(self.course()?).spawn().context("start skep")
+    }
+
+    fn course(&self) -> anyhow::Result<File> {
+        File::options().create(true).append(true).open(&self.course).context("open the course")
     }
 
     /// How long one takes. The first of a daemon starts it on the way.
     fn measure(&self) -> anyhow::Result<Duration> {
         let begun = Instant::now();
-        ensure!(ended(&mut self.start()?)?.success(), "a launch that nobody disturbs fails");
+        let status = ended(&mut self.start()?)?;
+        ensure!(status.success(), "a launch that nobody disturbs fails: {status}");
+        writeln!(self.course()?, "== undisturbed: {:?}", begun.elapsed())?;
         Ok(begun.elapsed())
     }
 
@@ -202,6 +215,34 @@ impl Victims {
         let jailed = told.lines().all(|line| line == "Seccomp:\t2");
         ensure!(jailed && !told.is_empty(), "an agent ran without its jail:\n{told}");
         Ok(())
+    }
+
+    /// Starts and kills thirty times, at moments spread over a launch: a killed skepd makes the next launch start one.
+    fn killed_at_any_moment(&self, name: &str) -> Outcome {
+        let skep = &self.skep;
+        let before = Snapshot::take(skep.ground(), &[skep.runtime()])?;
+        let (cold, warm) = (self.measure()?, self.measure()?);
+        let span = if name == "skepd" { cold } else { warm };
+        let mut hits = 0;
+        for round in 0..KILLS {
+            let mut launch = self.start()?;
+            // In no order: 37 and 30 have no common divisor.
+            let moment = span * (round * 37 % KILLS) / KILLS;
+            std::thread::sleep(moment);
+            let met = skep.processes_named(name)?;
+            met.iter().copied().try_for_each(kill_one)?;
+            hits += met.len();
+            let status = ended(&mut launch).with_context(|| format!("round {round}"))?;
+            writeln!(self.course()?, "== round {round}: killed {met:?} after {moment:?}; skep: {status}")?;
+        }
+        ensure!(hits >= 10, "{name} was met only {hits} times");
+        self.never_without_a_jail()?;
+        let next = skep.run(["true"]).finish()?;
+        ensure!(next.code() == 0, "the next run ends with {}: {}", next.code(), next.finished.stderr);
+        skep.await_idle(SETTLE)?;
+        let verified = run(&mut skep.command(["audit", "verify"]), SETTLE)?;
+        ensure!(verified.code() == 0, "the audit is broken: {}{}", verified.stdout, verified.stderr);
+        before.await_return(skep.ground(), &[skep.runtime()], SETTLE)
     }
 }
 
@@ -216,32 +257,16 @@ fn ended(launch: &mut Child) -> anyhow::Result<ExitStatus> {
     }
 }
 
-/// Starts and kills thirty times, at moments spread over a launch: a killed skepd makes the next launch start one.
 fn killed_at_any_moment(name: &str) -> Outcome {
     let _turn = turn();
     let victims = Victims::new()?;
-    let skep = &victims.skep;
-    let before = Snapshot::take(skep.ground(), &[skep.runtime()])?;
-    let (cold, warm) = (victims.measure()?, victims.measure()?);
-    let span = if name == "skepd" { cold } else { warm };
-    let mut hits = 0;
-    for round in 0..KILLS {
-        let mut launch = victims.start()?;
-        // In no order: 37 and 30 have no common divisor.
-        std::thread::sleep(span * (round * 37 % KILLS) / KILLS);
-        for process in skep.processes_named(name)? {
-            kill_one(process)?;
-            hits += 1;
-        }
-        ended(&mut launch).with_context(|| format!("round {round}"))?;
-    }
-    ensure!(hits >= 10, "{name} was met only {hits} times");
-    victims.never_without_a_jail()?;
-    ensure!(skep.run(["true"]).finish()?.code() == 0, "the next run fails after {name} was killed");
-    skep.await_idle(SETTLE)?;
-    let verified = run(&mut skep.command(["audit", "verify"]), SETTLE)?;
-    ensure!(verified.code() == 0, "the audit is broken after {name} was killed: {}", verified.stdout);
-    before.await_return(skep.ground(), &[skep.runtime()], SETTLE)
+    victims.killed_at_any_moment(name).map_err(|error| {
+        let course = fs::read_to_string(&victims.course).unwrap_or_default();
+        let noise = |line: &&str| line.starts_with("  ") || line.contains("WEAKER");
+        let lines: Vec<_> = course.lines().filter(|line| !noise(line)).collect();
+        let last = lines[lines.len().saturating_sub(LAST)..].join("\n");
+        anyhow::anyhow!("{error:#}\nafter {name} was killed like this, at last:\n{last}")
+    })
 }
 
 /// skepd and the keeper die together: nobody is left to remove the cgroup, but the next skepd.

@@ -46,9 +46,22 @@ fn cargo_test(tree: &Tree, filter: Option<&str>, which: &[&str]) -> Command {
     command
 }
 
-/// The closing lines of all test programs.
+/// How many lines of what a failed test wrote are repeated at the end: the first, where an error begins,
+const FIRST_LINES: usize = 12;
+
+/// the last, where a panic is,
+const LAST_LINES: usize = 24;
+
+/// and of how many tests.
+const MOST_TESTS: usize = 8;
+
+/// The closing lines of all test programs: whoever sees only the end of the output learns what failed, and why.
 #[derive(Debug)]
 struct Report {
+    /// What failed tests wrote, each under the heading libtest gives it.
+    said: Vec<Vec<String>>,
+    /// The last of them is not at its end yet.
+    listening: bool,
     lines: Vec<String>,
     counts: Counts,
     good: bool,
@@ -63,7 +76,8 @@ struct Counts {
 
 impl Default for Report {
     fn default() -> Self {
-        Self { lines: Vec::new(), counts: Counts::default(), good: true }
+        let (said, lines) = (Vec::new(), Vec::new());
+        Self { said, listening: false, lines, counts: Counts::default(), good: true }
     }
 }
 
@@ -89,14 +103,34 @@ impl Report {
 
     fn read(&mut self, line: &str) {
         if let Some(result) = line.strip_prefix("test result: ") {
+            self.listening = false;
             self.counts.add(result);
+        } else if line == "failures:" {
+            // Once before what they wrote, and once before their names.
+            self.listening = false;
+        } else if line.starts_with("---- ") && line.ends_with(" ----") {
+            self.listening = true;
+            self.said.push(vec![line.to_owned()]);
+        } else if self.listening {
+            self.said.last_mut().into_iter().for_each(|said| said.push(line.to_owned()));
         } else if line.starts_with("test ") && line.ends_with(" ... FAILED") {
             self.lines.push(line.to_owned());
         }
     }
 
+    /// What failed tests wrote, as far as it is repeated.
+    fn repeated(&self) -> impl Iterator<Item = &str> {
+        self.said.iter().take(MOST_TESTS).flat_map(|said| {
+            let (first, rest) = said.split_at(said.len().min(1 + FIRST_LINES));
+            let last = &rest[rest.len().saturating_sub(LAST_LINES)..];
+            let gap = (last.len() < rest.len()).then_some("[…]");
+            first.iter().map(String::as_str).chain(gap).chain(last.iter().map(String::as_str))
+        })
+    }
+
     fn print(&self) {
         println!();
+        self.repeated().for_each(|line| println!("{line}"));
         self.lines.iter().for_each(|line| println!("{line}"));
         let Counts { passed, failed, ignored } = self.counts;
         let word = if self.good { "ok" } else { "FAILED" };
@@ -134,5 +168,27 @@ mod tests {
         );
         assert_eq!(report.counts, Counts { passed: 7, failed: 1, ignored: 2 });
         assert_eq!(report.lines, ["test a::b ... FAILED"]);
+    }
+
+    #[test]
+    fn beginning_and_end_of_what_a_failed_test_wrote_are_repeated() {
+        let mut report = Report::default();
+        let written: Vec<_> = (0..50).map(|number| format!("line {number}")).collect();
+        let block = |name: &str, said: &[String]| {
+            let heading = format!("---- {name} stdout ----");
+            let names = ["failures:", "    a", "    b", "", "test result: FAILED. 0 passed; 2 failed"];
+            let before = ["test a ... FAILED", "", "failures:", "", &heading].map(str::to_owned);
+            before.into_iter().chain(said.to_vec()).chain(names.map(str::to_owned)).collect::<Vec<_>>()
+        };
+        block("a", &written).iter().for_each(|line| report.read(line));
+        block("b", &written[..2]).iter().for_each(|line| report.read(line));
+        let repeated: Vec<_> = report.repeated().collect();
+        assert_eq!(repeated[..2], ["---- a stdout ----", "line 0"]);
+        assert_eq!(repeated[FIRST_LINES..][..3], ["line 11", "[…]", "line 26"]);
+        assert_eq!(
+            repeated[FIRST_LINES + LAST_LINES + 1..],
+            ["line 49", "---- b stdout ----", "line 0", "line 1"]
+        );
+        assert_eq!(report.lines.len(), 2);
     }
 }
