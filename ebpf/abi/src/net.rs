@@ -23,6 +23,8 @@ pub enum Transport {
     Stream,
     /// Everything else: UDP, UDP-Lite, raw.
     Datagram,
+    /// The connect of a datagram socket, by which nothing is sent yet.
+    Association,
 }
 
 /// What becomes of a destination.
@@ -35,6 +37,9 @@ pub enum Verdict {
     Virtual = 1,
     /// EPERM and a record.
     Denied = 2,
+    /// EPERM without a record: nobody wanted to reach anything. C libraries connect a datagram socket to each
+    /// address of a name, some to port 0, to sort them by the own address they would be reached from.
+    Pointless = 3,
 }
 
 impl Verdict {
@@ -44,6 +49,7 @@ impl Verdict {
             0 => Some(Self::Local),
             1 => Some(Self::Virtual),
             2 => Some(Self::Denied),
+            3 => Some(Self::Pointless),
             _ => None,
         }
     }
@@ -57,10 +63,7 @@ pub fn judge_v4(address: u32, port: u16, transport: Transport, own: u32) -> Verd
     if address >> 24 == 127 || address == 0 || (own != 0 && address == own) || port == DNS_PORT {
         return Verdict::Local;
     }
-    if address & VIRTUAL_V4_MASK == VIRTUAL_V4 && transport == Transport::Stream {
-        return Verdict::Virtual;
-    }
-    Verdict::Denied
+    beyond(address & VIRTUAL_V4_MASK == VIRTUAL_V4, port, transport)
 }
 
 /// Judges an IPv6 destination, given as four words in host byte order. A v4-mapped address is judged as the
@@ -81,10 +84,17 @@ pub fn judge_v6(
     if loopback_or_any || is_own_v6(address, own_v6) || port == DNS_PORT {
         return Verdict::Local;
     }
-    if a == VIRTUAL_V6 && transport == Transport::Stream {
-        return Verdict::Virtual;
+    beyond(a == VIRTUAL_V6, port, transport)
+}
+
+/// Judges a destination that is not the sandbox itself.
+#[inline(always)]
+fn beyond(is_virtual: bool, port: u16, transport: Transport) -> Verdict {
+    match transport {
+        Transport::Stream if is_virtual => Verdict::Virtual,
+        Transport::Association if is_virtual || port == 0 => Verdict::Pointless,
+        _ => Verdict::Denied,
     }
-    Verdict::Denied
 }
 
 /// Is `address` the own address, if there is one.
@@ -98,7 +108,7 @@ pub fn is_own_v6(address: [u32; 4], own: [u32; 4]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Transport::{Datagram, Stream};
+    use Transport::{Association, Datagram, Stream};
 
     const OWN_V4: u32 = 0x0a71_0002;
     const OWN_V6: [u32; 4] = [0xfd00_5ce9, 0, 0, 2];
@@ -128,6 +138,15 @@ mod tests {
         assert_eq!(v4(198, 18, 0, 5, 443, Datagram), Verdict::Denied);
         assert_eq!(v6([VIRTUAL_V6, 0, 0, 5], 443, Stream), Verdict::Virtual);
         assert_eq!(v6([VIRTUAL_V6 + 1, 0, 0, 5], 443, Stream), Verdict::Denied);
+    }
+
+    #[test]
+    fn a_datagram_socket_is_connected_nowhere_and_only_to_literals_is_that_worth_a_record() {
+        assert_eq!(v4(198, 18, 0, 5, 443, Association), Verdict::Pointless);
+        assert_eq!(v6([VIRTUAL_V6, 0, 0, 5], 65535, Association), Verdict::Pointless);
+        assert_eq!(v4(1, 1, 1, 1, 0, Association), Verdict::Pointless);
+        assert_eq!(v4(1, 1, 1, 1, 3478, Association), Verdict::Denied);
+        assert_eq!(v4(198, 18, 0, 5, 53, Association), Verdict::Local);
     }
 
     #[test]

@@ -195,11 +195,6 @@ fn refused_address(live: &Live, connect: &Connect) -> Option<Body> {
         Ok(libc::IPPROTO_UDP) => "udp",
         _ => "ip",
     };
-    // The C library sorts the addresses of a name by connecting datagram sockets, some to port 0, and asking for
-    // their own address. To port 0 nothing can be sent.
-    if protocol == "udp" && connect.destination.port() == 0 {
-        return None;
-    }
     let reason = if protocol == "udp" && is_virtual(connect.destination.ip()) {
         "of UDP only DNS leaves a sandbox"
     } else {

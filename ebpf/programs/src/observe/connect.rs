@@ -25,26 +25,27 @@ const SOCK_STREAM: u32 = 1;
 
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
-    judge(&ctx, AF_INET)
+    judge(&ctx, AF_INET, Transport::Association)
 }
 
 #[cgroup_sock_addr(connect6)]
 pub fn connect6(ctx: SockAddrContext) -> i32 {
-    judge(&ctx, AF_INET6)
+    judge(&ctx, AF_INET6, Transport::Association)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
 pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
-    judge(&ctx, AF_INET)
+    judge(&ctx, AF_INET, Transport::Datagram)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
-    judge(&ctx, AF_INET6)
+    judge(&ctx, AF_INET6, Transport::Datagram)
 }
 
+/// `datagram` is what the hook means for a socket that is no stream.
 #[inline(always)]
-fn judge(ctx: &SockAddrContext, family: u32) -> i32 {
+fn judge(ctx: &SockAddrContext, family: u32, datagram: Transport) -> i32 {
     // SAFETY: no precondition.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     let Some(settings) = SANDBOXES.get_ptr(&cgroup) else { return ALLOW };
@@ -55,7 +56,7 @@ fn judge(ctx: &SockAddrContext, family: u32) -> i32 {
     let (port, kind) =
         unsafe { (read_volatile(&raw const (*asked).user_port), read_volatile(&raw const (*asked).type_)) };
     let port = u16::from_be(port as u16);
-    let transport = if kind == SOCK_STREAM { Transport::Stream } else { Transport::Datagram };
+    let transport = if kind == SOCK_STREAM { Transport::Stream } else { datagram };
     // SAFETY: a value of a map, alive while the program runs.
     let Settings { own_v4, own_v6, .. } = unsafe { *settings };
     let verdict = if family == AF_INET {
@@ -63,10 +64,10 @@ fn judge(ctx: &SockAddrContext, family: u32) -> i32 {
     } else {
         judge_v6(address, port, transport, own_v4, own_v6)
     };
-    if verdict != Verdict::Local {
+    if matches!(verdict, Verdict::Virtual | Verdict::Denied) {
         record(ctx, cgroup, family, address, port, verdict);
     }
-    if verdict == Verdict::Denied { DENY } else { ALLOW }
+    if matches!(verdict, Verdict::Denied | Verdict::Pointless) { DENY } else { ALLOW }
 }
 
 /// The words of the address, in host byte order.

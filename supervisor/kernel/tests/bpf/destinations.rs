@@ -67,6 +67,9 @@ fn check_records(connects: &[&Connect]) {
     assert_eq!(of("192.0.2.1", udp, Verdict::Denied), 3);
     assert_eq!(of("::ffff:192.0.2.1", udp, Verdict::Denied), 1);
     assert_eq!(of("2001:db8::1", udp, Verdict::Denied), 2);
+    // Only the sendto: the connect sends nothing, and resolvers do it for every name.
+    assert_eq!(of("198.18.0.5", udp, Verdict::Denied), 1);
+    assert_eq!(of("fd5c:e900::5", udp, Verdict::Denied), 1);
     let local = |address: &SocketAddr| address.ip().is_loopback();
     assert!(!connects.iter().any(|connect| local(&connect.destination)));
     assert!(connects.iter().all(|connect| connect.cookie != 0));
