@@ -113,7 +113,6 @@ fn sockets_below_tcp_are_refused() -> Outcome {
 
 #[test]
 fn an_allowed_name_does_not_open_other_ports() -> Outcome {
-    // The handshake is with the gateway, which dials nobody and resets it: what counts is what is heard.
     let attempt = "for p in 22 25 80 2375 4430 8443; do \
                    timeout 3 bash -c \"exec 3<> /dev/tcp/api.anthropic.com/$p; echo leaked >&3; cat <&3\"; done; \
                    curl -s -m 3 http://api.anthropic.com/ -H 'Host: a' -H 'Transfer-Encoding: chunked' -d 0";
@@ -122,6 +121,17 @@ fn an_allowed_name_does_not_open_other_ports() -> Outcome {
         .control(Control::Inside("timeout 3 bash -c 'echo > /dev/tcp/api.anthropic.com/443'"))
         .denial(&["api.anthropic.com:2375"])
         .layers(&["gateway", "connect hooks"])
+        .run()
+}
+
+#[test]
+fn a_port_no_rule_opens_does_not_look_reachable() -> Outcome {
+    let attempt = "timeout 3 bash -c 'exec 3<> /dev/tcp/api.anthropic.com/2375 && echo DONE'";
+    Attack::new(100, "a handshake on an odd port", attempt, Says("DONE"))
+        .upstream(ALLOWED)
+        .control(Control::Inside("timeout 3 bash -c 'exec 3<> /dev/tcp/api.anthropic.com/443 && echo DONE'"))
+        .denial(&["api.anthropic.com:2375", "EPERM"])
+        .layers(&["connect hooks"])
         .run()
 }
 

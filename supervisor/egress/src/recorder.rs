@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     fn subject() -> Subject {
-        Subject::Name { name: "a.example".to_owned() }
+        Subject::Name { name: "a.example".to_owned(), addresses: None }
     }
 
     #[tokio::test]

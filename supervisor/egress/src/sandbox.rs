@@ -144,34 +144,35 @@ impl Sandbox {
             return of_kind(kind, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
         }
         let verdict = judge::name(&self.rules, name);
-        if !verdict.allows() || kind == Kind::Other {
-            self.tell_once(name.as_str(), verdict);
-            return if verdict.allows() { Answer::Nothing } else { Answer::Denied(verdict.reason) };
+        if !verdict.allows() {
+            self.tell_once(name.as_str(), None, verdict);
+            return Answer::Denied(verdict.reason);
         }
         let Some((v4, v6)) = self.table.borrow_mut().assign(name) else {
             let full = Verdict::denied("too many names");
-            self.tell_once(name.as_str(), full);
+            self.tell_once(name.as_str(), None, full);
             return Answer::Denied(full.reason);
         };
-        self.tell_once(name.as_str(), verdict);
+        self.tell_once(name.as_str(), Some((v4, v6)), verdict);
         of_kind(kind, v4, v6)
     }
 
     /// What is no host name has no canonical spelling, so its record has none either.
     fn about_nothing(&self, error: NameError) -> Answer {
         let verdict = Verdict::denied(error.reason());
-        self.tell_once("", verdict);
+        self.tell_once("", None, verdict);
         Answer::Denied(verdict.reason)
     }
 
     /// Reports a name the first time, and again should so many others have come between that it is forgotten.
-    fn tell_once(&self, name: &str, verdict: Verdict) {
+    fn tell_once(&self, name: &str, addresses: Option<(Ipv4Addr, Ipv6Addr)>, verdict: Verdict) {
         let mut told = self.told.borrow_mut();
         if told.len() >= 2 * table::CAPACITY {
             told.clear();
         }
         if told.insert((name.to_owned(), verdict)) {
-            self.shared.recorder.tell(&self.name, Subject::Name { name: name.to_owned() }, verdict);
+            let subject = Subject::Name { name: name.to_owned(), addresses };
+            self.shared.recorder.tell(&self.name, subject, verdict);
         }
     }
 }

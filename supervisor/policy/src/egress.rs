@@ -4,6 +4,7 @@
 //! beats a wildcard and a port spelled out beats any port, so that `*:443 ask` can stand beside
 //! `api.anthropic.com:443 allow`. Of equally specific matches the strictest decides; no match is deny.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,12 @@ impl Rules {
             self.rules.iter().filter(|rule| rule.matches_name(&name)).map(|rule| rule.port.unwrap_or(0));
         let verdicts = ports.map(|port| self.judge(&name, port));
         verdicts.min_by_key(|verdict| verdict.decision).unwrap_or(NO_MATCH)
+    }
+
+    /// The ports on which some name may be connected to, or asked for; `None` for any.
+    #[must_use]
+    pub fn ports(&self) -> Option<BTreeSet<u16>> {
+        self.rules.iter().filter(|rule| rule.decision != Decision::Deny).map(|rule| rule.port).collect()
     }
 
     fn judge_where(&self, name: &str, port_matches: impl Fn(&Rule) -> bool) -> EgressVerdict {
@@ -181,6 +188,17 @@ mod tests {
             rules(&[("*.example.com", None, Decision::Deny), ("a.example.com", Some(443), Decision::Allow)]);
         assert_eq!(rules.judge("a.example.com", 443).decision, Decision::Deny);
         assert_eq!(rules.judge_name("a.example.com").decision, Decision::Deny);
+    }
+
+    #[test]
+    fn the_ports_of_all_rules_but_denials_are_open() {
+        let named = [("a", Some(443), Decision::Allow), ("b", Some(22), Decision::Ask)];
+        assert_eq!(rules(&named).ports(), Some(BTreeSet::from([22, 443])));
+        let denied =
+            [("a", Some(443), Decision::Allow), ("b", Some(22), Decision::Deny), ("c", None, Decision::Deny)];
+        assert_eq!(rules(&denied).ports(), Some(BTreeSet::from([443])));
+        assert_eq!(rules(&[("a", Some(443), Decision::Allow), ("b", None, Decision::Ask)]).ports(), None);
+        assert_eq!(rules(&[]).ports(), Some(BTreeSet::new()));
     }
 
     #[test]

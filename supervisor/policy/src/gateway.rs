@@ -92,6 +92,8 @@ pub enum Subject {
     Name {
         /// Lower-case, no trailing dot.
         name: String,
+        /// The virtual addresses that stand for it from now on, if it is allowed.
+        addresses: Option<(Ipv4Addr, Ipv6Addr)>,
     },
     /// A TCP connection to a name's virtual address.
     Connection {

@@ -5,14 +5,13 @@
 //! is weaker on this host: the start said so, and the record says it again.
 
 use std::ffi::OsStr;
-use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use skep_ebpf_abi::net;
 use skep_kernel::bpf::{Call, Connect, Event, Exec, Named, Opened, Status, Task};
 use skep_policy::decision::Decision;
-use skep_policy::policy::{FileOp, Verdict};
+use skep_policy::policy::{FileOp, Policy, Verdict};
 
 use crate::audit::{self, Body, Record, Text};
 use crate::record::count_denial;
@@ -195,38 +194,35 @@ fn refused_address(live: &Live, connect: &Connect) -> Option<Body> {
         Ok(libc::IPPROTO_UDP) => "udp",
         _ => "ip",
     };
-    let reason = if protocol == "udp" && is_virtual(connect.destination.ip()) {
-        "of UDP only DNS leaves a sandbox"
-    } else {
-        "destinations are granted by name, never by address"
+    let (address, port) = (connect.destination.ip().to_canonical(), connect.destination.port());
+    let name = live.progress().names.get(&address).cloned();
+    let object = match &name {
+        Some(name) => format!("{protocol} {name}:{port}"),
+        None => format!("{protocol} {}", connect.destination),
     };
-    let object = format!("{protocol} {}", connect.destination);
-    if !count_denial(live, format!("connect {object}"), None) {
+    let verdict = match &name {
+        Some(name) if protocol == "tcp" => Some(live.policy.judge_connect(name, port)),
+        _ => None,
+    };
+    let allow_with = verdict.as_ref().and(name.as_ref()).map(|name| Policy::allowing_connect(name, port));
+    if !count_denial(live, format!("connect {object}"), allow_with.clone()) {
         return None;
     }
+    let (rule, reason) = match verdict {
+        Some(verdict) => (verdict.rule, verdict.reason),
+        None if protocol == "udp" => (None, "of UDP only DNS leaves a sandbox".to_owned()),
+        None => (None, "destinations are granted by name and port, never by address".to_owned()),
+    };
     Some(Body::Denied(audit::Denied {
         task: Some(who(&connect.task)),
         op: "connect".to_owned(),
         object: Text::from(object),
         errno: Some("EPERM".to_owned()),
-        rule: None,
+        rule: rule.map(|rule| Text::from(rule.to_string())),
         reason: Text::from(reason),
-        allow_with: None,
+        allow_with: allow_with.map(Text::from),
         count: 1,
     }))
-}
-
-/// Does this address stand for a name?
-fn is_virtual(address: IpAddr) -> bool {
-    let verdict = match address {
-        IpAddr::V4(address) => net::judge_v4(address.to_bits(), 1, net::Transport::Stream, 0),
-        IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            let words = [96, 64, 32, 0].map(|shift| u32::try_from(bits >> shift & 0xffff_ffff).unwrap_or(0));
-            net::judge_v6(words, 1, net::Transport::Stream, 0, [0; 4])
-        }
-    };
-    verdict == net::Verdict::Virtual
 }
 
 /// What a system call does to its first path, in the words of the policy.

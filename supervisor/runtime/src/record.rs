@@ -116,13 +116,16 @@ fn judged(
     let rules = &live.policy.egress.rules;
     let rule = rule.and_then(|index| rules.get(usize::try_from(index).ok()?));
     let to = match subject {
-        Subject::Name { name } => name.clone(),
+        Subject::Name { name, addresses } => {
+            live.progress().learn(name, *addresses);
+            name.clone()
+        }
         Subject::Connection { name, port, .. } => format!("{name}:{port}"),
         Subject::Address { address, .. } => address.to_string(),
     };
     let allow_with = match subject {
         // Whoever looked a name up most likely wanted HTTPS; the line is a suggestion for a person.
-        Subject::Name { name } => Some(Policy::allowing_connect(name, 443)),
+        Subject::Name { name, .. } => Some(Policy::allowing_connect(name, 443)),
         Subject::Connection { name, port, .. } => Some(Policy::allowing_connect(name, *port)),
         Subject::Address { .. } => None,
     };

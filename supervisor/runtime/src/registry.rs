@@ -1,6 +1,7 @@
 //! The sandboxes that exist, found by name, id or cgroup.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
@@ -54,6 +55,9 @@ pub struct Progress {
     pub changed: BTreeSet<Vec<u8>>,
     /// Distinct denials with their repeats, bounded likewise.
     pub denials: BTreeMap<String, Denial>,
+    /// Names by their virtual addresses, bounded likewise. The gateway says so, and it is believed only for what
+    /// is written down.
+    pub names: HashMap<IpAddr, String>,
 }
 
 /// A denial and how often it was repeated.
@@ -79,6 +83,14 @@ pub enum Phase {
     Running,
     /// The agent ended and the rest is being removed.
     Ending,
+}
+
+impl Progress {
+    /// Remembers which addresses stand for a name.
+    pub fn learn(&mut self, name: &str, addresses: Option<(Ipv4Addr, Ipv6Addr)>) {
+        let Some((v4, v6)) = addresses.filter(|_| self.names.len() < MOST_DISTINCT) else { return };
+        self.names.extend([(v4.into(), name.to_owned()), (v6.into(), name.to_owned())]);
+    }
 }
 
 impl Live {

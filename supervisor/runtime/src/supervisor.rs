@@ -11,6 +11,7 @@ use skep_kernel::SyscallError;
 use skep_kernel::bpf::{BpfError, LookupPool, LookupSlot, Options as BpfOptions, Programs, Settings};
 use skep_kernel::cgroup::{CgroupError, Tree};
 use skep_kernel::filter::{self, AgentFilter, FilterError};
+use skep_policy::egress::Rules;
 use skep_policy::launch::Network;
 use skep_policy::layers::Host;
 use tokio::sync::watch;
@@ -194,9 +195,14 @@ impl Supervisor {
     ///
     /// # Errors
     /// When the map is full: the sandbox must not start.
-    pub fn admit(&self, cgroup: u64, network: Network) -> Result<(), BpfError> {
-        let settings =
-            Settings { own_v4: network.v4, own_v6: network.v6, report_reads: false, report_missing: true };
+    pub fn admit(&self, cgroup: u64, network: Network, egress: &Rules) -> Result<(), BpfError> {
+        let settings = Settings {
+            own_v4: network.v4,
+            own_v6: network.v6,
+            ports: egress.ports(),
+            report_reads: false,
+            report_missing: true,
+        };
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).admit(cgroup, &settings)
     }
 

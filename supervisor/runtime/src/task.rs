@@ -184,7 +184,9 @@ impl<'a> Sandbox<'a> {
             lookup: None,
             has_gateway: false,
         };
-        if let Err(error) = supervisor.admit(sandbox.cgroup.number(), sandbox.plan.network) {
+        if let Err(error) =
+            supervisor.admit(sandbox.cgroup.number(), sandbox.plan.network, &sandbox.live.policy.egress)
+        {
             supervisor.registry.remove(&sandbox.live);
             return Err(undo(&sandbox.cgroup, failed("BPF map", &error)));
         }

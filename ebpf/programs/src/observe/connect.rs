@@ -12,7 +12,6 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use skep_ebpf_abi::net::{Transport, Verdict, judge_v4, judge_v6};
 use skep_ebpf_abi::record::{CONNECT, ConnectRecord};
-use skep_ebpf_abi::settings::Settings;
 
 use crate::emit::Ticket;
 use crate::maps::SANDBOXES;
@@ -58,12 +57,15 @@ fn judge(ctx: &SockAddrContext, family: u32, datagram: Transport) -> i32 {
     let port = u16::from_be(port as u16);
     let transport = if kind == SOCK_STREAM { Transport::Stream } else { datagram };
     // SAFETY: a value of a map, alive while the program runs.
-    let Settings { own_v4, own_v6, .. } = unsafe { *settings };
-    let verdict = if family == AF_INET {
-        judge_v4(address[0], port, transport, own_v4)
+    let settings = unsafe { &*settings };
+    let mut verdict = if family == AF_INET {
+        judge_v4(address[0], port, transport, settings.own_v4)
     } else {
-        judge_v6(address, port, transport, own_v4, own_v6)
+        judge_v6(address, port, transport, settings.own_v4, settings.own_v6)
     };
+    if verdict == Verdict::Virtual && !settings.opens(port) {
+        verdict = Verdict::Denied;
+    }
     if matches!(verdict, Verdict::Virtual | Verdict::Denied) {
         record(ctx, cgroup, family, address, port, verdict);
     }

@@ -103,7 +103,7 @@ fn root_only_a_denied_name_does_not_exist_and_is_reported_once() {
     }
     world.ask("api.example.", RecordType::A);
     let subjects = [world.event(), world.event()].map(|event| match event {
-        GatewayEvent::Judged { subject: Subject::Name { name }, decision, .. } => (name, decision),
+        GatewayEvent::Judged { subject: Subject::Name { name, .. }, decision, .. } => (name, decision),
         other => panic!("{other:?}"),
     });
     assert_eq!(subjects, [("evil.example".to_owned(), Deny), ("api.example".to_owned(), Allow)]);

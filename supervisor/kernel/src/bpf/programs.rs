@@ -1,12 +1,13 @@
 //! Loading `observe`, and telling it which cgroups are sandboxes.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
-use skep_ebpf_abi::settings::{self, REPORT_MISSING, REPORT_READS};
+use skep_ebpf_abi::settings::{self, ANY_PORT, PORTS, REPORT_MISSING, REPORT_READS};
 use skep_ebpf_abi::syscalls;
 
 use super::object::{OBSERVE, map_error, program_error};
@@ -37,12 +38,14 @@ impl Default for Options {
 }
 
 /// What one sandbox wants to hear, and who it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Its own IPv4 address, reachable for itself; unspecified for none.
     pub own_v4: Ipv4Addr,
     /// Its own IPv6 address, likewise.
     pub own_v6: Ipv6Addr,
+    /// Ports on which some name may be connected to; `None` for any.
+    pub ports: Option<BTreeSet<u16>>,
     /// Report successful opens for reading, which are only counted otherwise.
     pub report_reads: bool,
     /// Report opens and executions that answered ENOENT: what a path nobody granted answers.
@@ -52,10 +55,17 @@ pub struct Settings {
 impl Settings {
     fn encode(&self) -> [u8; SETTINGS_SIZE] {
         let bit = |on, bit| if on { bit } else { 0 };
+        // More ports than fit are left to the gateway.
+        let named = self.ports.as_ref().filter(|ports| ports.len() <= PORTS);
+        let mut ports = [0; PORTS];
+        ports.iter_mut().zip(named.into_iter().flatten()).for_each(|(place, port)| *place = *port);
         bytemuck::cast(settings::Settings {
-            flags: bit(self.report_reads, REPORT_READS) | bit(self.report_missing, REPORT_MISSING),
+            flags: bit(self.report_reads, REPORT_READS)
+                | bit(self.report_missing, REPORT_MISSING)
+                | bit(named.is_none(), ANY_PORT),
             own_v4: self.own_v4.to_bits(),
             own_v6: words(self.own_v6),
+            ports,
         })
     }
 }
@@ -230,6 +240,20 @@ mod tests {
     #[test]
     fn an_ipv6_address_becomes_words_in_order() {
         assert_eq!(words("fd5c:e900::1:2".parse().unwrap()), [0xfd5c_e900, 0, 0, 0x0001_0002]);
+    }
+
+    #[test]
+    fn more_ports_than_fit_are_left_to_the_gateway() {
+        let encoded = |ports: Option<BTreeSet<u16>>| -> settings::Settings {
+            let (own_v4, own_v6) = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+            let settings = Settings { own_v4, own_v6, ports, report_reads: false, report_missing: false };
+            bytemuck::cast(settings.encode())
+        };
+        let few = encoded(Some((1..=20).collect()));
+        assert!(few.opens(1) && few.opens(20) && !few.opens(99));
+        assert!(encoded(Some((1..=21).collect())).opens(99));
+        assert!(encoded(None).opens(99));
+        assert!(!encoded(Some(BTreeSet::new())).opens(443));
     }
 
     #[test]

@@ -4,9 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use skep_ebpf_abi::net::Verdict;
-use skep_kernel::bpf::{Connect, Event};
+use skep_kernel::bpf::{Connect, Event, Settings};
 
-use crate::rig::Rig;
+use crate::rig::{Rig, settings};
 use crate::roles::{self, ADDRESSES};
 
 /// The errno that each destination should answer inside, for TCP and for UDP other than DNS.
@@ -45,6 +45,20 @@ fn as_root_inside_a_sandbox_literals_answer_eperm_and_are_recorded() {
         .filter_map(|event| if let Event::Connect(it) = event { Some(it) } else { None })
         .collect();
     check_records(&connects);
+}
+
+#[test]
+fn as_root_a_port_that_no_rule_opens_answers_eperm_on_virtual_addresses_too() {
+    let mut rig = Rig::new(false);
+    let settings = Settings { ports: Some([1].into()), ..settings(false) };
+    rig.programs.admit(rig.cgroup, &settings).unwrap();
+    let lines = roles::reported(&rig.run_inside(&roles::command("connect")));
+    for address in ["198.18.0.5", "fd5c:e900::5"] {
+        assert!(lines.contains(&format!("tcp {address} {}", libc::EPERM)), "{address} in {lines:?}");
+    }
+    assert!(lines.contains(&"tcp 127.0.0.1 0".to_owned()), "{lines:?}");
+    let passed = |event: &Event| matches!(event, Event::Connect(it) if it.verdict == Verdict::Virtual);
+    assert!(!rig.events().iter().any(passed));
 }
 
 fn check_records(connects: &[&Connect]) {

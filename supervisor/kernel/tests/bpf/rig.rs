@@ -101,10 +101,12 @@ impl Rig {
     }
 }
 
-fn settings(report_reads: bool) -> Settings {
+/// Settings of a sandbox whose gateway judges every port.
+pub(crate) fn settings(report_reads: bool) -> Settings {
     Settings {
         own_v4: "10.113.0.2".parse().unwrap(),
         own_v6: "fd00:5ce9::2".parse().unwrap(),
+        ports: None,
         report_reads,
         report_missing: true,
     }
