@@ -3,6 +3,8 @@
 //! State and runtime directories are the test's, so tests run side by side and none meets an installed service.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,6 +18,8 @@ use crate::process::{self, Finished};
 
 /// Long enough for a loaded machine, short enough that a hang is seen.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+const BINARIES: [&str; 4] = ["skep", "skepd", "skep-keeper", "skep-egress"];
 
 /// Binaries and directories of one test.
 #[derive(Debug)]
@@ -31,7 +35,7 @@ impl Skep {
     /// A binary is missing, or the ground cannot be made.
     pub fn new() -> anyhow::Result<Self> {
         let skep = Self::on(Ground::new()?);
-        for name in ["skep", "skepd", "skep-keeper", "skep-egress"] {
+        for name in BINARIES {
             let found = skep.binaries.join(name).is_file();
             ensure!(found, "{name} is missing in {}: run `cargo xtask test`", skep.binaries.display());
         }
@@ -43,6 +47,25 @@ impl Skep {
     pub fn on(ground: Ground) -> Self {
         let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/skep-test");
         Self { ground, binaries: std::env::var_os("SKEP_BIN_DIR").map_or(built, PathBuf::from) }
+    }
+
+    /// The same with a shell script in the place of one binary.
+    ///
+    /// # Errors
+    /// The others cannot be copied, or the script cannot be written.
+    pub fn with_script(name: &str, script: &str) -> anyhow::Result<Self> {
+        let mut skep = Self::new()?;
+        let binaries = skep.ground.beside("bin");
+        fs::create_dir(&binaries)?;
+        for binary in BINARIES.into_iter().filter(|binary| *binary != name) {
+            // Not a link: each finds the others beside itself.
+            fs::copy(skep.binaries.join(binary), binaries.join(binary)).context(binary)?;
+        }
+        let place = binaries.join(name);
+        fs::write(&place, format!("#!/bin/sh\n{script}\n"))?;
+        fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
+        skep.binaries = binaries;
+        Ok(skep)
     }
 
     /// Home, workspace and canaries.

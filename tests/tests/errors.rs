@@ -88,6 +88,45 @@ fn without_a_daemon_only_root_starts_one() -> Outcome {
 }
 
 #[test]
+fn a_daemon_that_ends_before_it_answers_has_its_last_words_repeated() -> Outcome {
+    let skep = Skep::with_script("skepd", "echo it fell over >&2")?;
+    // Another daemon's words are not its own.
+    fs::create_dir(skep.state())?;
+    fs::write(skep.state().join("skepd.log"), "long ago\n")?;
+    let finished = process::run(&mut skep.run(["true"]).command(), PATIENCE)?;
+    let said = &finished.stderr;
+    ensure!(finished.code() == 125 && said.contains("said last:\nit fell over"), "{said}");
+    ensure!(!said.contains("long ago"), "{said}");
+    let silent = Skep::with_script("skepd", "kill -9 $$")?;
+    refused(&mut silent.run(["true"]).command(), &["it ended without a word", "skep doctor"])
+}
+
+#[test]
+fn what_a_transient_daemon_says_is_kept_in_its_state() -> Outcome {
+    let skep = Skep::new()?;
+    let audit = skep.state().join("audit");
+    fs::create_dir_all(&audit)?;
+    fs::set_permissions(&audit, fs::Permissions::from_mode(0o777))?;
+    refused(&mut skep.run(["true"]).command(), &["starting skepd failed: audit: "])?;
+    let log = skep.state().join("skepd.log");
+    let said = fs::read_to_string(&log)?;
+    ensure!(said.starts_with("skepd: audit: "), "{said}");
+    ensure!(fs::metadata(&log)?.mode() & 0o777 == 0o600, "{:o}", fs::metadata(&log)?.mode());
+    Ok(())
+}
+
+#[test]
+fn what_a_gateway_says_that_cannot_start_is_in_the_error_and_in_the_audit() -> Outcome {
+    let skep = Skep::with_script("skep-egress", "echo no resolver here >&2; exit 1")?;
+    let ran = skep.run(["true"]).finish()?;
+    let said = &ran.finished.stderr;
+    let words = "skep-egress ended before it was ready; it said: no resolver here";
+    ensure!(ran.code() == 125 && said.contains(words), "exit {}: {said}", ran.code());
+    ensure!(ran.audit.iter().any(|record| record.says(&[words])), "the audit does not say it");
+    Ok(())
+}
+
+#[test]
 fn who_is_neither_root_nor_in_the_group_is_told_so() -> Outcome {
     let open = Open::new()?;
     let socket = open.skep.runtime().join("skepd.sock");

@@ -265,7 +265,8 @@ fn killed_at_any_moment(name: &str) -> Outcome {
         let noise = |line: &&str| line.starts_with("  ") || line.contains("WEAKER");
         let lines: Vec<_> = course.lines().filter(|line| !noise(line)).collect();
         let last = lines[lines.len().saturating_sub(LAST)..].join("\n");
-        anyhow::anyhow!("{error:#}\nafter {name} was killed like this, at last:\n{last}")
+        let words = fs::read_to_string(victims.skep.state().join("skepd.log")).unwrap_or_default();
+        anyhow::anyhow!("{error:#}\nskepd said: {words}\nafter {name} was killed like this, at last:\n{last}")
     })
 }
 

@@ -1,7 +1,9 @@
 //! The connection to skepd, which root starts on the way when none is running.
 
-use std::io::{BufRead, BufReader};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a daemon that has the places but no socket is taken for one that starts.
 const STARTING: Duration = Duration::from_secs(1);
+
+/// How much of what a daemon said is shown, in bytes.
+const MOST_WORDS: u64 = 2_000;
 
 /// A connection that has exchanged versions.
 #[derive(Debug)]
@@ -205,7 +210,10 @@ enum Started {
 /// The daemon says on its standard output, in one line, that it listens or why it does not. Where two clients
 /// start one at the same time, the second daemon finds the state directory locked.
 fn start(places: &Places) -> Result<Started, ClientError> {
-    let failed = |error: std::io::Error| ClientError::Start(error.to_string());
+    let failed = |error: io::Error| ClientError::Start(error.to_string());
+    places.make().map_err(|error| ClientError::Start(error.to_string()))?;
+    let words = places.words().map_err(failed)?;
+    let before = words.metadata().map_err(failed)?.len();
     let mut daemon = Command::new(sibling("skepd").map_err(failed)?)
         .arg("--transient")
         .env_clear()
@@ -217,7 +225,7 @@ fn start(places: &Places) -> Result<Started, ClientError> {
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(words.try_clone().map_err(failed)?)
         .spawn()
         .map_err(|error| ClientError::Start(format!("skepd beside {}: {error}", own_name())))?;
     let mut answer = String::new();
@@ -227,9 +235,24 @@ fn start(places: &Places) -> Result<Started, ClientError> {
     match answer.trim_end() {
         "ready" => Ok(Started::Ours),
         "another skepd has these places" => Ok(Started::Other),
-        "" => Err(ClientError::Start("it ended without a word".to_owned())),
+        "" => Err(ClientError::Start(last_words(&words, before).map_err(failed)?)),
         reason => Err(ClientError::Start(reason.to_owned())),
     }
+}
+
+/// What a daemon that ended before it answered has said: the end of what it added to the file.
+fn last_words(words: &File, before: u64) -> io::Result<String> {
+    let length = words.metadata()?.len();
+    // It may have begun by emptying the file.
+    let own = if length < before { 0 } else { before };
+    let from = own.max(length.saturating_sub(MOST_WORDS));
+    let mut said = vec![0; usize::try_from(length - from).unwrap_or(0)];
+    words.read_exact_at(&mut said, from)?;
+    let said = String::from_utf8_lossy(&said);
+    Ok(match said.trim() {
+        "" => "it ended without a word".to_owned(),
+        said => format!("it ended before it answered, and said last:\n{said}"),
+    })
 }
 
 fn own_name() -> String {

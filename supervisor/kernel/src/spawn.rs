@@ -28,21 +28,22 @@ pub enum SpawnError {
     Spawn(#[from] SyscallError),
 }
 
-/// Starts `program` with a control channel as its standard input, nothing in its environment and, of our
-/// descriptors, only standard error.
+/// Starts `program` with a control channel as its standard input, nothing in its environment and none of our
+/// descriptors, but standard error where `stderr` says so.
 ///
 /// No `pre_exec`, id or directory is set, so that the standard library uses `posix_spawn`: a fork of a daemon
 /// with 64 MB costs 2.7 ms, and nothing may run between fork and exec in a threaded process.
 ///
 /// # Errors
 /// When no descriptor is left or the program cannot be executed.
-pub fn helper(program: &Path, arguments: &[&str]) -> Result<Helper, SpawnError> {
+pub fn helper(program: &Path, arguments: &[&str], stderr: Stdio) -> Result<Helper, SpawnError> {
     let (ours, theirs) = Channel::pair()?;
     let child = Command::new(program)
         .args(arguments)
         .env_clear()
         .stdin(OwnedFd::from(theirs))
         .stdout(Stdio::null())
+        .stderr(stderr)
         .spawn()
         .map_err(|error: io::Error| {
             SyscallError::from_io("posix_spawn", program.display().to_string(), &error)

@@ -58,6 +58,14 @@ pub enum GatewayError {
     /// The connection to it broke.
     #[error("skep-egress: {0}")]
     Channel(#[from] ChannelError),
+    /// It did not become ready.
+    #[error("skep-egress {what}; it said: {said}")]
+    NotReady {
+        /// What it did instead.
+        what: String,
+        /// What it wrote to its standard error.
+        said: String,
+    },
     /// It ended, or answered something else, or nothing in time.
     #[error("skep-egress {0}")]
     Silent(&'static str),
@@ -152,9 +160,10 @@ impl Actor {
                 Next::Command(Err(_idle)) => {}
                 Next::Event(Ok(Some(event))) => self.hear(gateway.as_ref(), event).await,
                 Next::Event(ended) => {
-                    tracing::warn!(?ended, "skep-egress ended, its connections are cut");
-                    gateway = None;
-                    self.restart(&mut gateway).await;
+                    let Some(broken) = gateway.take() else { continue };
+                    let said = broken.last_words().await;
+                    tracing::warn!(?ended, said, "skep-egress ended, its connections are cut");
+                    self.restart(&mut gateway, &said).await;
                 }
             }
         }
@@ -231,23 +240,25 @@ impl Actor {
 
     async fn start(&self) -> Result<Helper, GatewayError> {
         let running = Helper::start(&self.program, &[&GATEWAY.uid.to_string(), &GATEWAY.gid.to_string()])?;
-        match timeout(PATIENCE, running.channel.receive()).await {
-            Ok(Ok(Some((GatewayEvent::Ready, _)))) => Ok(running),
-            Ok(Ok(Some(_))) => Err(GatewayError::Silent("spoke before it was ready")),
-            Ok(Ok(None)) => Err(GatewayError::Silent("ended before it was ready")),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_elapsed) => Err(GatewayError::Silent("did not become ready in time")),
-        }
+        let what = match timeout(PATIENCE, running.channel.receive()).await {
+            Ok(Ok(Some((GatewayEvent::Ready, _)))) => return Ok(running),
+            Ok(Ok(Some(_))) => "spoke before it was ready".to_owned(),
+            Ok(Ok(None)) => "ended before it was ready".to_owned(),
+            Ok(Err(error)) => format!("was not heard: {error}"),
+            Err(_elapsed) => "did not become ready in time".to_owned(),
+        };
+        Err(GatewayError::NotReady { what, said: running.last_words().await })
     }
 
     /// Starts the gateway again for the sandboxes it served, unless it keeps dying.
-    async fn restart(&mut self, gateway: &mut Option<Helper>) {
+    async fn restart(&mut self, gateway: &mut Option<Helper>, said: &str) {
         let now = Instant::now();
         self.restarts.retain(|moment| now.duration_since(*moment) < RESTART_WINDOW);
         if self.services.is_empty() {
             return;
         }
-        self.recorder.gateway_ended(self.services.keys());
+        let ended = format!("skep-egress ended, its connections are cut; it said: {said}");
+        self.services.keys().for_each(|sandbox| self.recorder.gateway_failed(sandbox, &ended));
         if self.restarts.len() >= MOST_RESTARTS {
             tracing::error!("skep-egress keeps ending; its sandboxes stay without a network");
             return;
@@ -258,7 +269,10 @@ impl Actor {
                 Ok(()) => {
                     self.services.insert(service.sandbox.clone(), service);
                 }
-                Err(error) => tracing::error!(%error, sandbox = service.sandbox, "no gateway, no network"),
+                Err(error) => {
+                    tracing::error!(%error, sandbox = service.sandbox, "no gateway, no network");
+                    self.recorder.gateway_failed(&service.sandbox, &error.to_string());
+                }
             }
         }
     }

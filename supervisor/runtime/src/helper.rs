@@ -1,12 +1,23 @@
 //! Our helper programs as the event loop sees them.
 
+use std::io::{self, Read as _};
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use skep_kernel::channel::AsyncChannel;
 use skep_kernel::spawn::{self, SpawnError};
+
+/// How long a helper may take to end by itself once its channel is closed.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How much of what a helper said is repeated, in bytes.
+const MOST_SAID: u64 = 2_000;
+
+/// What a helper said that said nothing.
+const NOTHING: &str = "nothing";
 
 /// A running keeper or gateway. Dropped without [`Helper::wait`] it is waited for in the background, so that
 /// no zombie stays.
@@ -18,12 +29,13 @@ pub struct Helper {
 }
 
 impl Helper {
-    /// Starts `program` with a control channel as its standard input.
+    /// Starts `program` with a control channel as its standard input. Its standard error is a pipe, which
+    /// [`Helper::last_words`] reads: what a sandbox's PID 1 inherits must not be a file of ours.
     ///
     /// # Errors
     /// When no descriptor is left or the program cannot be executed.
     pub fn start(program: &Path, arguments: &[&str]) -> Result<Self, SpawnError> {
-        let spawn::Helper { child, channel } = spawn::helper(program, arguments)?;
+        let spawn::Helper { child, channel } = spawn::helper(program, arguments, Stdio::piped())?;
         Ok(Self { channel: AsyncChannel::new(channel)?, child: Some(child) })
     }
 
@@ -51,6 +63,34 @@ impl Helper {
     }
 }
 
+impl Helper {
+    /// Closes the channel, has the process end, and tells what it wrote to its standard error: why it is of no use.
+    pub async fn last_words(mut self) -> String {
+        let Some(child) = self.child.take() else { return NOTHING.to_owned() };
+        drop(self);
+        let said = tokio::task::spawn_blocking(move || end(child)).await;
+        said.map_err(io::Error::other).flatten().unwrap_or_else(|error| {
+            tracing::error!(%error, "a helper could not be waited for");
+            NOTHING.to_owned()
+        })
+    }
+}
+
+fn end(mut child: Child) -> io::Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            child.kill()?;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Nobody else has the pipe, so this is all there is.
+    let mut said = Vec::new();
+    child.stderr.take().map_or(Ok(0), |stderr| stderr.take(MOST_SAID).read_to_end(&mut said))?;
+    let said = String::from_utf8_lossy(&said);
+    Ok(if said.trim().is_empty() { NOTHING } else { said.trim() }.to_owned())
+}
+
 impl Drop for Helper {
     fn drop(&mut self) {
         if let Some(child) = self.child.take() {
@@ -63,5 +103,30 @@ async fn reap(mut child: Child) {
     let reaped = tokio::task::spawn_blocking(move || child.wait()).await;
     if let Ok(Err(error)) = reaped {
         tracing::error!(%error, "a helper could not be waited for");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn words_of(script: &str) -> String {
+        Helper::start(Path::new("/bin/sh"), &["-c", script]).unwrap().last_words().await
+    }
+
+    #[tokio::test]
+    async fn last_words_are_heard_also_when_they_come_after_the_channel_is_closed() {
+        assert_eq!(words_of("echo it fell over >&2").await, "it fell over");
+        assert_eq!(words_of("exec <&-; sleep 0.1; echo later >&2").await, "later");
+        assert_eq!(words_of("").await, "nothing");
+    }
+
+    #[tokio::test]
+    async fn a_helper_that_does_not_end_or_says_too_much_is_ended() {
+        let begun = Instant::now();
+        assert_eq!(words_of("echo stuck >&2; exec sleep 60").await, "stuck");
+        let much = words_of("exec yes >&2").await;
+        assert_eq!(much.len() as u64, MOST_SAID - 1, "{much}");
+        assert!(begun.elapsed() < 10 * PATIENCE);
     }
 }

@@ -81,16 +81,12 @@ impl Recorder {
         }
     }
 
-    /// Writes that a gateway ended under these sandboxes.
-    pub fn gateway_ended<'a>(&self, sandboxes: impl Iterator<Item = &'a String>) {
-        for live in sandboxes.filter_map(|id| self.registry.of_id(id)) {
-            let body = Body::Error(audit::Failure {
-                what: "gateway".to_owned(),
-                message: Text::from("skep-egress ended; its connections are cut and it is started again"),
-            });
-            if self.write(Record::of(&live.origin, body)).is_err() {
-                tracing::debug!("every sandbox ends, so this one needs no gateway");
-            }
+    /// Writes what became of a running sandbox's gateway.
+    pub fn gateway_failed(&self, sandbox: &str, message: &str) {
+        let Some(live) = self.registry.of_id(sandbox) else { return };
+        let body = Body::Error(audit::Failure { what: "gateway".to_owned(), message: Text::from(message) });
+        if self.write(Record::of(&live.origin, body)).is_err() {
+            tracing::debug!("every sandbox ends, so this one needs no gateway");
         }
     }
 

@@ -1,7 +1,5 @@
 //! The daemon's parts, put together.
 
-use std::fs;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +20,7 @@ use crate::gateway::Gateways;
 use crate::hex::hex;
 use crate::host;
 use crate::keepers::Keepers;
-use crate::places::{Places, sibling};
+use crate::places::{PlaceError, Places, sibling};
 use crate::profiles::Shelf;
 use crate::record::Recorder;
 use crate::registry::Registry;
@@ -92,13 +90,8 @@ pub struct Supervisor {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A directory of ours cannot be made or is not ours.
-    #[error("{path}: {reason}")]
-    Place {
-        /// The directory.
-        path: String,
-        /// What is wrong with it.
-        reason: String,
-    },
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// The audit cannot be opened.
     #[error("audit: {0}")]
     Audit(#[from] AuditError),
@@ -123,13 +116,13 @@ impl Supervisor {
     /// # Errors
     /// When any part cannot be had: a daemon that would judge less than all does not start.
     pub fn start(places: Places) -> Result<Arc<Self>, StartError> {
-        own_directory(&places.state, 0o711)?;
-        own_directory(&places.runtime, 0o755)?;
+        places.make()?;
         let program =
             |name| sibling(name).map_err(|e| SyscallError::from_io("readlink", "/proc/self/exe", &e));
         let programs_of_ours = Ours { keeper: program("skep-keeper")?, egress: program("skep-egress")? };
         let registry = Arc::new(Registry::default());
         let log = Log::open(&places.state, Options::default())?;
+        places.shorten_words();
         let recorder = Arc::new(Recorder::new(log, Arc::clone(&registry)));
         let cgroups = Tree::open(&tree_name(&places))?;
         clear_leftovers(&cgroups, &recorder)?;
@@ -270,21 +263,4 @@ fn tree_name(places: &Places) -> String {
         return "skep".to_owned();
     }
     format!("skep-{}", hex(&Sha256::digest(places.state.as_os_str().as_bytes())[..6]))
-}
-
-/// A directory of root's that nobody else may write to.
-fn own_directory(path: &Path, mode: u32) -> Result<(), StartError> {
-    let failed = |reason: String| StartError::Place { path: path.display().to_string(), reason };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|error| failed(error.to_string()))?;
-    let metadata = fs::symlink_metadata(path).map_err(|error| failed(error.to_string()))?;
-    let owner = std::os::unix::fs::MetadataExt::uid(&metadata);
-    let euid = nix::unistd::geteuid().as_raw();
-    if !metadata.is_dir() || owner != euid || metadata.permissions().mode() & 0o022 != 0 {
-        return Err(failed("must be a directory of root's that nobody else may write to".to_owned()));
-    }
-    Ok(())
 }

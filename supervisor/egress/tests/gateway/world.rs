@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -93,7 +93,8 @@ impl World {
         host.lay_over("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n".to_owned());
         let gateway = host.run(|| {
             let ids = [IDS.0.to_string(), IDS.1.to_string()];
-            helper(Path::new(env!("CARGO_BIN_EXE_skep-egress")), &[&ids[0], &ids[1]]).unwrap()
+            helper(Path::new(env!("CARGO_BIN_EXE_skep-egress")), &[&ids[0], &ids[1]], Stdio::inherit())
+                .unwrap()
         });
         setsockopt(&gateway.channel, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(20, 0)).unwrap();
         let world = Self { host, agent: Place::new("10.113.0.2"), gateway };

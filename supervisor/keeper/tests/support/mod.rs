@@ -14,7 +14,7 @@ use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -160,7 +160,7 @@ pub struct Outcome {
 pub fn keeper() -> spawn::Helper {
     let other = std::env::var_os("SKEP_TEST_KEEPER");
     let program = other.as_deref().map_or(Path::new(env!("CARGO_BIN_EXE_skep-keeper")), Path::new);
-    spawn::helper(program, &[]).unwrap()
+    spawn::helper(program, &[], Stdio::inherit()).unwrap()
 }
 
 pub fn sealed(plan: &Plan) -> OwnedFd {

@@ -14,6 +14,7 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -177,7 +178,8 @@ impl Prober<'_> {
 
     /// Has a process of its own try something; the error says why there is no answer.
     fn ask<T: DeserializeOwned>(&self, attempt: &Attempt) -> Result<T, String> {
-        let mut child = helper(self.program, self.arguments).map_err(|error| error.to_string())?;
+        let mut child =
+            helper(self.program, self.arguments, Stdio::inherit()).map_err(|error| error.to_string())?;
         let answer = answer(&child, attempt);
         // An attempt that hangs is ended; one that answered is ending.
         let killed = answer.is_err().then(|| child.child.kill());
@@ -213,7 +215,7 @@ impl Prober<'_> {
             Ok(sandbox) => sandbox,
             Err(error) => return refusal(&error),
         };
-        let mut victim = match helper(self.program, self.arguments) {
+        let mut victim = match helper(self.program, self.arguments, Stdio::inherit()) {
             Ok(victim) => victim,
             Err(error) => {
                 // Nothing was ever in it; what cannot be removed is found busy by the caller.
