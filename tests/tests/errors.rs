@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::Value;
 use skep_tests::Outcome;
+use skep_tests::audit::Record;
 use skep_tests::process::{self, Finished};
 use skep_tests::skep::Skep;
 
@@ -231,6 +232,19 @@ fn a_host_that_is_not_allowed_is_named_at_the_end_and_in_the_audit() -> Outcome 
     let ran = skep.shell("exec 3<>/dev/tcp/api.anthropic.com/443").finish()?;
     ensure!(ran.finished.stderr.contains("connect api.anthropic.com"), "{}", ran.finished.stderr);
     ensure!(ran.denied(&["api.anthropic.com"]), "{:#?}", ran.audit);
+    Ok(())
+}
+
+#[test]
+fn what_the_host_does_not_have_either_is_no_denial() -> Outcome {
+    let skep = Skep::new()?;
+    let script = "cat ~/.ssh/id_ed25519 ~/.ssh/id_nobody_has /nowhere/at/all; echo x > ~/new; true";
+    let ran = skep.shell(script).finish()?;
+    ensure!(ran.denied(&[".ssh/id_ed25519"]) && ran.denied(&["home/new"]), "{:#?}", ran.audit);
+    ensure!(!ran.denied(&["id_nobody_has"]) && !ran.denied(&["/nowhere"]), "{:#?}", ran.audit);
+    let counted = |record: &Record| record.body()["counters"]["missing"].as_u64() >= Some(2);
+    ensure!(ran.audit.iter().any(counted), "{:#?}", ran.audit);
+    ensure!(ran.finished.stderr.contains(" not granted ("), "{}", ran.finished.stderr);
     Ok(())
 }
 

@@ -24,6 +24,8 @@ pub mod landlock;
 pub mod listener;
 pub mod memfd;
 pub mod mount;
+#[cfg(feature = "supervisor")]
+pub mod mountinfo;
 pub mod netns;
 #[cfg(feature = "supervisor")]
 pub mod probe;

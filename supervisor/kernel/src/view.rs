@@ -11,7 +11,7 @@ use std::path::Path;
 use std::thread;
 
 use nix::fcntl::AtFlags;
-use nix::unistd::{AccessFlags, faccessat};
+use nix::unistd::{AccessFlags, faccessat, getegid, geteuid};
 use skep_policy::launch::Ids;
 
 use crate::error::SyscallError;
@@ -35,6 +35,18 @@ pub fn with_rights_of<T: Send>(ids: Ids, look: impl FnOnce() -> T + Send) -> Res
             .map_err(|error| SyscallError::from_io("clone", "view thread", &error))?;
         worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// The same on the calling thread, for one that looks again and again: it has the ids of the process again
+/// afterwards, but gives up its supplementary groups for good.
+///
+/// # Errors
+/// When the ids cannot be taken or given back.
+pub fn briefly_with_rights_of<T>(ids: Ids, look: impl FnOnce() -> T) -> Result<T, SyscallError> {
+    take(ids)?;
+    let seen = look();
+    take(Ids { uid: geteuid().as_raw(), gid: getegid().as_raw() })?;
+    Ok(seen)
 }
 
 /// Whether the ids of [`with_rights_of`] may make and remove names in a directory.
@@ -88,6 +100,9 @@ mod tests {
         let secret = directory.path().join("secret");
         fs::write(&secret, "x").unwrap();
         assert!(with_rights_of(nobody, || fs::read(&secret)).unwrap().is_err());
+        let root = Ids { uid: 0, gid: 0 };
+        let briefly = || briefly_with_rights_of(nobody, || fs::read(&secret)).unwrap().is_err();
+        assert!(with_rights_of(root, || briefly() && fs::read(&secret).is_ok()).unwrap());
         assert!(with_rights_of(Ids { uid: 0, gid: 0 }, || fs::read(&secret)).unwrap().is_ok());
         let may_change = || with_rights_of(nobody, || may_change(directory.path())).unwrap();
         assert_eq!(may_change().unwrap_err().errno, libc::EACCES);

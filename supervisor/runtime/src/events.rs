@@ -13,6 +13,7 @@ use skep_kernel::SyscallError;
 use skep_kernel::bpf::EventReader;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::absence::Absence;
 use crate::audit::Record;
 use crate::observe;
 use crate::record::Recorder;
@@ -44,7 +45,8 @@ impl Events {
         let (requests, receiver) = mpsc::unbounded_channel();
         let (woken, wake) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC | nix::fcntl::OFlag::O_NONBLOCK)
             .map_err(|errno| SyscallError::from_nix("pipe2", "event reader", errno))?;
-        let task = Task { reader, registry, recorder, requests: receiver, woken };
+        let absence = Absence::default();
+        let task = Task { reader, registry, recorder, absence, requests: receiver, woken };
         thread::Builder::new()
             .name("events".to_owned())
             .spawn(move || task.run())
@@ -69,6 +71,7 @@ struct Task {
     reader: EventReader,
     registry: Arc<Registry>,
     recorder: Arc<Recorder>,
+    absence: Absence,
     requests: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
     woken: std::os::fd::OwnedFd,
 }
@@ -104,10 +107,11 @@ impl Task {
     fn batch(&mut self) -> bool {
         let mut records: Vec<Record> = Vec::new();
         let mut taken = 0;
+        self.absence.refresh();
         while taken < BATCH {
             let Some(event) = self.reader.next() else { break };
             taken += 1;
-            observe::record(&self.registry, event, &mut records);
+            observe::record(&self.registry, &mut self.absence, event, &mut records);
         }
         if !records.is_empty() && self.recorder.write_all(records).is_err() {
             tracing::debug!("records of the kernel are lost, every sandbox ends");

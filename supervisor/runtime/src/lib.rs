@@ -1,6 +1,7 @@
 //! What skepd does: one task per sandbox, events, audit, the client protocol.
 #![forbid(unsafe_code)]
 
+pub mod absence;
 pub mod audit;
 pub mod caller;
 pub mod events;

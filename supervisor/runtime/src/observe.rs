@@ -13,12 +13,13 @@ use skep_kernel::bpf::{Call, Connect, Event, Exec, Named, Opened, Status, Task};
 use skep_policy::decision::Decision;
 use skep_policy::policy::{FileOp, Policy, Verdict};
 
+use crate::absence::Absence;
 use crate::audit::{self, Body, Record, Text};
 use crate::record::count_denial;
 use crate::registry::{Live, MOST_DISTINCT, Registry};
 
 /// Appends the records an event deserves: none for repeats and for sandboxes that are gone.
-pub fn record(registry: &Registry, event: Event, records: &mut Vec<Record>) {
+pub fn record(registry: &Registry, absence: &mut Absence, event: Event, records: &mut Vec<Record>) {
     let task = match &event {
         Event::Exec(exec) => &exec.task,
         Event::Exit(exit) => &exit.task,
@@ -38,7 +39,7 @@ pub fn record(registry: &Registry, event: Event, records: &mut Vec<Record>) {
         Event::Exit(exit) => Some(ended(&exit.task, exit.status)),
         Event::Opened(opened) => passed_open(&live, &opened),
         Event::Changed(call) => passed_change(&live, &call),
-        Event::Refused(call) => refused(&live, &call),
+        Event::Refused(call) => refused(&live, absence, &call),
         Event::Connect(connect) => refused_address(&live, &connect),
         Event::Lost { .. } | Event::Malformed { .. } => None,
     };
@@ -152,7 +153,7 @@ fn unenforced(live: &Live, op: &str, path: &Path, verdict: &Verdict) -> Option<B
     }))
 }
 
-fn refused(live: &Live, call: &Call) -> Option<Body> {
+fn refused(live: &Live, absence: &mut Absence, call: &Call) -> Option<Body> {
     let path = place(&call.first)?;
     let op = operation(call.name(), call.argument);
     let verdict = live.policy.judge(op, &path);
@@ -168,9 +169,18 @@ fn refused(live: &Live, call: &Call) -> Option<Body> {
         // The policy has nothing against it: a missing file, or the file's own permissions.
         return None;
     }
+    if verdict.rule.is_none() && call.errno == libc::ENOENT {
+        // What would be made is not there in any case: then the directory counts.
+        let wanted = if op == FileOp::Create { path.parent().unwrap_or(&path) } else { &path };
+        if absence.is_certain(live.lookup, wanted) {
+            live.progress().counters.missing += 1;
+            return None;
+        }
+    }
     let allow_with = live.policy.allowing(op, &path, verdict.rule.as_ref());
     let what = format!("{} {}", format!("{op:?}").to_lowercase(), shown(&path));
-    if !count_denial(live, what, Some(allow_with.clone())) {
+    let rule = verdict.rule.map(|rule| rule.to_string());
+    if !count_denial(live, what, rule.clone(), Some(allow_with.clone())) {
         return None;
     }
     Some(Body::Denied(audit::Denied {
@@ -178,7 +188,7 @@ fn refused(live: &Live, call: &Call) -> Option<Body> {
         op: call.name().to_owned(),
         object: Text::from(path.as_path()),
         errno: Some(format!("{:?}", nix::errno::Errno::from_raw(call.errno))),
-        rule: verdict.rule.map(|rule| Text::from(rule.to_string())),
+        rule: rule.map(Text::from),
         reason: Text::from(reason(verdict.decision, verdict.reason)),
         allow_with: Some(Text::from(allow_with)),
         count: 1,
@@ -205,20 +215,20 @@ fn refused_address(live: &Live, connect: &Connect) -> Option<Body> {
         _ => None,
     };
     let allow_with = verdict.as_ref().and(name.as_ref()).map(|name| Policy::allowing_connect(name, port));
-    if !count_denial(live, format!("connect {object}"), allow_with.clone()) {
-        return None;
-    }
     let (rule, reason) = match verdict {
-        Some(verdict) => (verdict.rule, verdict.reason),
+        Some(verdict) => (verdict.rule.map(|rule| rule.to_string()), verdict.reason),
         None if protocol == "udp" => (None, "of UDP only DNS leaves a sandbox".to_owned()),
         None => (None, "destinations are granted by name and port, never by address".to_owned()),
     };
+    if !count_denial(live, format!("connect {object}"), rule.clone(), allow_with.clone()) {
+        return None;
+    }
     Some(Body::Denied(audit::Denied {
         task: Some(who(&connect.task)),
         op: "connect".to_owned(),
         object: Text::from(object),
         errno: Some("EPERM".to_owned()),
-        rule: rule.map(|rule| Text::from(rule.to_string())),
+        rule: rule.map(Text::from),
         reason: Text::from(reason),
         allow_with: allow_with.map(Text::from),
         count: 1,

@@ -84,6 +84,7 @@ impl Prepared {
             id: self.id,
             name: self.name,
             owner: self.owner,
+            lookup: self.plan.lookup,
             profile: self.policy.name.clone(),
             workspace: self.workspace,
             command: self.command,

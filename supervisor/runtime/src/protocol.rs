@@ -12,6 +12,8 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use skep_policy::launch::Ending;
 
+pub use crate::audit::Counters;
+
 /// Version of this protocol. Client and daemon of different versions refuse each other.
 pub const VERSION: u16 = 1;
 
@@ -180,21 +182,6 @@ pub struct Sandbox {
     pub weaker: Vec<(String, String)>,
 }
 
-/// What a run did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counters {
-    /// Programs executed.
-    pub executed: u64,
-    /// Distinct files written, created, renamed or removed.
-    pub changed: u64,
-    /// Operations refused, repeats included.
-    pub denied: u64,
-    /// Connections relayed.
-    pub connected: u64,
-    /// Records lost by the ring buffer.
-    pub lost: u64,
-}
-
 /// The end of a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
@@ -202,10 +189,21 @@ pub struct Summary {
     pub ending: Ending,
     /// What it did.
     pub counters: Counters,
-    /// The most telling denials: what, and the line of TOML that would allow it.
-    pub denials: Vec<(String, Option<String>)>,
+    /// The most telling denials, those by a rule first.
+    pub denials: Vec<Denial>,
     /// Where the audit is.
     pub audit: PathBuf,
+}
+
+/// Something that was refused in a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denial {
+    /// What: `write /work/.git/hooks/pre-commit`.
+    pub what: String,
+    /// The rule that refused it; `None` when no rule grants it.
+    pub rule: Option<String>,
+    /// The line of TOML that would allow it.
+    pub allow_with: Option<String>,
 }
 
 impl Refusal {

@@ -11,7 +11,7 @@ use skep_policy::policy::Policy;
 use tokio::sync::watch;
 
 use crate::audit::{self, AuditError, Body, Durability, Log, Record, Text};
-use crate::registry::{Denial, Live, MOST_DISTINCT, Registry};
+use crate::registry::{Live, MOST_DISTINCT, Registry, Repeated};
 
 /// The audit as the rest of skepd writes it.
 pub struct Recorder {
@@ -110,7 +110,8 @@ fn judged(
     reason: &str,
 ) -> Body {
     let rules = &live.policy.egress.rules;
-    let rule = rule.and_then(|index| rules.get(usize::try_from(index).ok()?));
+    let rule =
+        rule.and_then(|index| rules.get(usize::try_from(index).ok()?)).map(|rule| rule.display.clone());
     let to = match subject {
         Subject::Name { name, addresses } => {
             live.progress().learn(name, *addresses);
@@ -131,29 +132,33 @@ fn judged(
             live.progress().counters.connected += 1;
         }
     } else {
-        count_denial(live, format!("connect {to}"), allow_with.clone());
+        count_denial(live, format!("connect {to}"), rule.clone(), allow_with.clone());
     }
     Body::Connection(audit::Connection {
         task: None,
         number,
         to: Text::from(to),
         decision,
-        rule: rule.map(|rule| Text::from(rule.display.as_str())),
+        rule: rule.map(Text::from),
         reason: Text::from(reason),
         allow_with: allow_with.map(Text::from),
     })
 }
 
-/// Counts a denial and says whether it is the first of its kind.
-pub fn count_denial(live: &Live, what: String, allow_with: Option<String>) -> bool {
+/// Counts a denial and says whether it is the first of its kind. `rule` is the rule that denies, `None` when none
+/// grants.
+pub fn count_denial(live: &Live, what: String, rule: Option<String>, allow_with: Option<String>) -> bool {
     let mut progress = live.progress();
-    progress.counters.denied += 1;
+    match rule {
+        Some(_) => progress.counters.denied += 1,
+        None => progress.counters.ungranted += 1,
+    }
     if let Some(known) = progress.denials.get_mut(&what) {
         known.count += 1;
         return false;
     }
     if progress.denials.len() < MOST_DISTINCT {
-        progress.denials.insert(what, Denial { count: 1, allow_with });
+        progress.denials.insert(what, Repeated { count: 1, rule, allow_with });
     }
     true
 }

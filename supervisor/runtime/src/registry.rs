@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use skep_policy::launch::Ids;
 use skep_policy::policy::Policy;
 
 use crate::audit::Origin;
-use crate::protocol::{Counters, Sandbox};
+use crate::protocol::{Counters, Denial, Sandbox};
 
 /// One sandbox as everybody but its own task sees it.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub struct Live {
     pub name: String,
     /// Uid of the user it works for.
     pub owner: u32,
+    /// The same user, with whose rights the host's files are looked at.
+    pub lookup: Ids,
     /// Name of its profile.
     pub profile: String,
     /// Its workspace.
@@ -54,7 +57,7 @@ pub struct Progress {
     /// Distinct changed paths, bounded by [`MOST_DISTINCT`].
     pub changed: BTreeSet<Vec<u8>>,
     /// Distinct denials with their repeats, bounded likewise.
-    pub denials: BTreeMap<String, Denial>,
+    pub denials: BTreeMap<String, Repeated>,
     /// Names by their virtual addresses, bounded likewise. The gateway says so, and it is believed only for what
     /// is written down.
     pub names: HashMap<IpAddr, String>,
@@ -62,9 +65,11 @@ pub struct Progress {
 
 /// A denial and how often it was repeated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Denial {
+pub struct Repeated {
     /// How often.
     pub count: u64,
+    /// The rule that denies it; `None` when no rule grants it.
+    pub rule: Option<String>,
     /// The line of TOML that would allow it.
     pub allow_with: Option<String>,
 }
@@ -86,6 +91,21 @@ pub enum Phase {
 }
 
 impl Progress {
+    /// What a person wants to hear of first: what a rule denies, then connections, then what was tried most.
+    #[must_use]
+    pub fn most_telling(&self, most: usize) -> Vec<Denial> {
+        let mut denials: Vec<_> = self.denials.iter().collect();
+        denials.sort_by_key(|(what, repeated)| {
+            (repeated.rule.is_none(), !what.starts_with("connect "), std::cmp::Reverse(repeated.count))
+        });
+        let denial = |(what, repeated): (&String, &Repeated)| Denial {
+            what: what.clone(),
+            rule: repeated.rule.clone(),
+            allow_with: repeated.allow_with.clone(),
+        };
+        denials.into_iter().take(most).map(denial).collect()
+    }
+
     /// Remembers which addresses stand for a name.
     pub fn learn(&mut self, name: &str, addresses: Option<(Ipv4Addr, Ipv6Addr)>) {
         let Some((v4, v6)) = addresses.filter(|_| self.names.len() < MOST_DISTINCT) else { return };
@@ -192,5 +212,26 @@ impl Registry {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).by_name.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_rule_denies_comes_before_connections_and_what_was_only_not_granted() {
+        let denial =
+            |count, rule: Option<&str>| Repeated { count, rule: rule.map(str::to_owned), allow_with: None };
+        let denials = [
+            ("read /a", denial(9, None)),
+            ("read /b", denial(10, None)),
+            ("connect x:443", denial(1, None)),
+            ("write /w/.git/hooks/x", denial(1, Some("git:15"))),
+        ];
+        let denials = denials.map(|(what, denial)| (what.to_owned(), denial)).into();
+        let telling = Progress { denials, ..Progress::default() }.most_telling(3);
+        let whats: Vec<_> = telling.iter().map(|denial| denial.what.as_str()).collect();
+        assert_eq!(whats, ["write /w/.git/hooks/x", "connect x:443", "read /b"]);
     }
 }

@@ -378,18 +378,11 @@ impl<'a> Sandbox<'a> {
             Outcome::Ended(Ending::Signal(signal)) => format!("signal {signal}"),
             Outcome::Failed(refusal) => format!("launch failed: {}", refusal.message),
         };
-        let counters = self.live.progress().counters;
+        let counters = audit::Counters { reads, ..self.live.progress().counters };
         let end = Body::End(audit::End {
             status: Text::from(status),
             milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-            counters: audit::Counters {
-                executed: counters.executed,
-                changed: counters.changed,
-                denied: counters.denied,
-                connected: counters.connected,
-                reads,
-                lost: counters.lost,
-            },
+            counters,
         });
         let written = self.write(end);
         self.supervisor.registry.remove(&self.live);
@@ -398,13 +391,10 @@ impl<'a> Sandbox<'a> {
 
     fn summary(&self, ending: Ending) -> Summary {
         let progress = self.live.progress();
-        let mut denials: Vec<_> = progress.denials.iter().collect();
-        denials.sort_by_key(|(_, denial)| std::cmp::Reverse(denial.count));
-        let shown = denials.into_iter().take(DENIALS_SHOWN);
         Summary {
             ending,
             counters: progress.counters,
-            denials: shown.map(|(what, denial)| (what.clone(), denial.allow_with.clone())).collect(),
+            denials: progress.most_telling(DENIALS_SHOWN),
             audit: self.supervisor.places.audit(),
         }
     }

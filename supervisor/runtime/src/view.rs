@@ -31,7 +31,8 @@ impl Tree for HostTree {
     }
 }
 
-fn look(path: &Path) -> Found {
+/// What is at a path, with the rights of the thread.
+pub(crate) fn look(path: &Path) -> Found {
     let found = fs::symlink_metadata(path).and_then(|metadata| {
         let owner = Ids { uid: metadata.uid(), gid: metadata.gid() };
         Ok(match metadata.file_type() {

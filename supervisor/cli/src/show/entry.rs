@@ -4,6 +4,7 @@ use skep_policy::decision::Decision;
 use skep_runtime::audit::{Body, Connection, Denied, Entry, Exec, LogEvent, Start, Task, Text};
 
 use super::render::{Ink, Screen, argument, foreign, pad, width};
+use super::summary::refused;
 
 /// Columns of the time, the sandbox and the word; the description takes the rest.
 const SANDBOX: usize = 14;
@@ -85,13 +86,13 @@ fn describe(entry: &Entry) -> (String, Option<Ink>, String) {
         Body::End(end) => {
             let c = end.counters;
             let text = format!(
-                "{} after {}: {} executed, {} changed, {} denied, {} connected, {} lost",
+                "{} after {}: {} executed, {} changed, {} connected, {}, {} lost",
                 end.status.shown(),
                 duration(end.milliseconds),
                 c.executed,
                 c.changed,
-                c.denied,
                 c.connected,
+                refused(&Screen::default(), &c),
                 c.lost
             );
             ("end", Some(Ink::Strong), text)

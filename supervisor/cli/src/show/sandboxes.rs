@@ -6,6 +6,7 @@ use skep_runtime::protocol::Sandbox;
 
 use super::entry::duration;
 use super::render::{Ink, Screen, foreign, table};
+use super::summary::refused;
 
 /// All sandboxes, one a line.
 #[must_use]
@@ -21,7 +22,7 @@ pub fn list(screen: &Screen, sandboxes: &[Sandbox]) -> String {
             duration(sandbox.age_seconds * 1000),
             foreign(&sandbox.profile),
             sandbox.owner.to_string(),
-            sandbox.counters.denied.to_string(),
+            (sandbox.counters.denied + sandbox.counters.ungranted).to_string(),
             sandbox.command.clone(),
         ]
     };
@@ -57,8 +58,11 @@ pub fn status(screen: &Screen, sandbox: &Sandbox) -> String {
         (
             "so far",
             format!(
-                "{} executed, {} changed, {} denied, {} connected",
-                c.executed, c.changed, c.denied, c.connected
+                "{} executed, {} changed, {} connected, {}",
+                c.executed,
+                c.changed,
+                c.connected,
+                refused(screen, &c)
             ),
         ),
     ];
@@ -118,6 +122,8 @@ pub fn json(sandbox: &Sandbox) -> String {
         "executed": c.executed,
         "changed": c.changed,
         "denied": c.denied,
+        "ungranted": c.ungranted,
+        "missing": c.missing,
         "connected": c.connected,
         "lost": c.lost,
         "enforced": enforced,

@@ -3,43 +3,53 @@
 use serde_json::json;
 use skep_policy::launch::Ending;
 use skep_runtime::audit::Text;
-use skep_runtime::protocol::{Summary, exit_code};
+use skep_runtime::protocol::{Counters, Summary, exit_code};
 
 use super::render::{Ink, Screen, foreign};
 
-/// What was executed, changed and denied, and where the audit is. Without a line end after the second line.
+/// What was executed, changed and refused, and where the audit is. Without a line end after the second line.
 ///
 /// ```text
-/// skep: 41 executed, 7 changed, 2 denied (write /work/.git/hooks/pre-commit; connect example.com:443)
+/// skep: 41 executed, 7 changed, 1 connected, 2 denied by rules, 3 not granted (write /w/.mcp.json; connect a.b:443)
 /// skep: audit: skep audit bee --denied   (/var/lib/skep/audit)
 /// ```
 #[must_use]
 pub fn lines(screen: &Screen, name: &str, summary: &Summary) -> String {
     let c = summary.counters;
-    let denied = format!("{} denied", c.denied);
-    let denied = if c.denied > 0 { screen.paint(Ink::Bad, &denied) } else { denied };
     let lost = if c.lost > 0 {
         screen.paint(Ink::Careful, &format!(", {} records LOST", c.lost))
     } else {
         String::new()
     };
     let start = format!("skep: {} executed, {} changed, {} connected, ", c.executed, c.changed, c.connected);
-    let examples = examples(screen, summary, start.len() + 20);
-    let only = if c.denied > 0 { " --denied" } else { "" };
+    let used = start.len() + refused(&Screen::default(), &c).len();
+    let refused = refused(screen, &c);
+    let examples = examples(screen, summary, used);
+    let only = if c.denied + c.ungranted > 0 { " --denied" } else { "" };
     let audit = Text::from(summary.audit.as_path()).shown();
     let end = match summary.ending {
         Ending::Signal(signal) => format!("; ended by signal {signal}"),
         Ending::Code(_) => String::new(),
     };
     format!(
-        "{start}{denied}{lost}{examples}\nskep: audit: skep audit {}{only}   ({audit}){end}",
+        "{start}{refused}{lost}{examples}\nskep: audit: skep audit {}{only}   ({audit}){end}",
         foreign(name)
     )
 }
 
+/// How much was refused, apart by whether a rule did or only none grants it.
+pub(super) fn refused(screen: &Screen, counters: &Counters) -> String {
+    let kinds =
+        [(counters.denied, "denied by rules", Ink::Bad), (counters.ungranted, "not granted", Ink::Careful)];
+    let some = kinds.into_iter().filter(|(count, ..)| *count > 0);
+    let parts: Vec<_> =
+        some.map(|(count, what, ink)| screen.paint(ink, &format!("{count} {what}"))).collect();
+    if parts.is_empty() { "0 denied".to_owned() } else { parts.join(", ") }
+}
+
 /// As many of the denials as the line has room for.
 fn examples(screen: &Screen, summary: &Summary, used: usize) -> String {
-    let shown: Vec<String> = summary.denials.iter().map(|(what, _)| foreign(what)).collect();
+    let shown: Vec<String> = summary.denials.iter().map(|denial| foreign(&denial.what)).collect();
     if shown.is_empty() {
         return String::new();
     }
@@ -53,8 +63,13 @@ pub fn json(name: &str, summary: &Summary) -> String {
     let denials: Vec<_> = summary
         .denials
         .iter()
-        .map(|(what, toml)| {
-            json!({ "what": Text::from(what.as_str()), "allow_with": toml.as_deref().map(Text::from) })
+        .map(|denial| {
+            let text = |text: &Option<String>| text.as_deref().map(Text::from);
+            json!({
+                "what": Text::from(denial.what.as_str()),
+                "rule": text(&denial.rule),
+                "allow_with": text(&denial.allow_with),
+            })
         })
         .collect();
     let signal = match summary.ending {
@@ -70,6 +85,8 @@ pub fn json(name: &str, summary: &Summary) -> String {
         "executed": c.executed,
         "changed": c.changed,
         "denied": c.denied,
+        "ungranted": c.ungranted,
+        "missing": c.missing,
         "connected": c.connected,
         "lost": c.lost,
         "denials": denials,
@@ -80,18 +97,26 @@ pub fn json(name: &str, summary: &Summary) -> String {
 
 #[cfg(test)]
 mod tests {
-    use skep_runtime::protocol::Counters;
+    use skep_runtime::protocol::Denial;
 
     use super::*;
+
+    fn denial(what: &str) -> Denial {
+        Denial { what: what.to_owned(), ..Denial::default() }
+    }
 
     fn summary() -> Summary {
         Summary {
             ending: Ending::Code(0),
-            counters: Counters { executed: 41, changed: 7, denied: 2, connected: 1, lost: 0 },
-            denials: vec![
-                ("write /w/\x1b[2J".into(), Some("write = [\"/w\"]".into())),
-                ("connect x:443".into(), None),
-            ],
+            counters: Counters {
+                executed: 41,
+                changed: 7,
+                denied: 2,
+                ungranted: 3,
+                connected: 1,
+                ..Counters::default()
+            },
+            denials: vec![denial("write /w/\x1b[2J"), denial("connect x:443")],
             audit: "/var/lib/skep/audit".into(),
         }
     }
@@ -99,7 +124,8 @@ mod tests {
     #[test]
     fn a_run_ends_with_two_lines() {
         let text = lines(&Screen::default(), "bee", &summary());
-        let expected = "skep: 41 executed, 7 changed, 1 connected, 2 denied (write /w/\\u{1b}[2J; connect x:443)\n\
+        let expected = "skep: 41 executed, 7 changed, 1 connected, 2 denied by rules, 3 not granted \
+                        (write /w/\\u{1b}[2J; connect x:443)\n\
                         skep: audit: skep audit bee --denied   (/var/lib/skep/audit)";
         assert_eq!(text, expected);
     }
@@ -107,9 +133,16 @@ mod tests {
     #[test]
     fn a_narrow_screen_gets_two_lines_all_the_same() {
         let screen = Screen { width: Some(60), colour: false };
-        let text = lines(&screen, "bee", &Summary { denials: vec![("x".repeat(300), None)], ..summary() });
+        let text = lines(&screen, "bee", &Summary { denials: vec![denial(&"x".repeat(300))], ..summary() });
         assert_eq!(text.lines().count(), 2);
-        assert!(text.lines().next().unwrap().chars().count() < 90, "{text}");
+        assert!(text.lines().next().unwrap().chars().count() < 110, "{text}");
+    }
+
+    #[test]
+    fn what_did_not_happen_is_not_counted() {
+        let quiet = |counters| refused(&Screen::default(), &counters);
+        assert_eq!(quiet(Counters::default()), "0 denied");
+        assert_eq!(quiet(Counters { ungranted: 1, ..Counters::default() }), "1 not granted");
     }
 
     #[test]

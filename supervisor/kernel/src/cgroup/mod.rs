@@ -18,7 +18,6 @@ mod tests;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
@@ -29,6 +28,7 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use skep_policy::launch::is_sandbox_name;
 
 use crate::error::SyscallError;
+use crate::mountinfo::{self, Mounted};
 pub use limits::{Controller, Controllers, CpuTime, DeviceLimit, Limits};
 pub use sandbox::SandboxCgroup;
 
@@ -202,39 +202,13 @@ impl Tree {
 /// # Errors
 /// [`CgroupError::NoMount`], or when /proc is not there.
 pub fn mount_point() -> Result<PathBuf, CgroupError> {
-    let mounts = fs::read("/proc/self/mountinfo")
-        .map_err(|error| SyscallError::from_io("read", "/proc/self/mountinfo", &error))?;
-    find_mount(&mounts).ok_or(CgroupError::NoMount)
+    find_mount(mountinfo::mounted()?).ok_or(CgroupError::NoMount)
 }
 
-/// The first cgroup2 of a mountinfo, one that shows the whole hierarchy before one that shows a part.
-fn find_mount(mountinfo: &[u8]) -> Option<PathBuf> {
-    let mounts = mountinfo.split(|byte| *byte == b'\n').filter_map(|line| {
-        let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-        let separator = fields.iter().position(|field| *field == b"-")?;
-        (*fields.get(separator + 1)? == b"cgroup2").then_some((*fields.get(3)?, *fields.get(4)?))
-    });
-    let (_, point) = mounts.min_by_key(|(root, _)| *root != b"/")?;
-    Some(PathBuf::from(std::ffi::OsString::from_vec(unescape(point))))
-}
-
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let [first, tail @ ..] = rest {
-        match rest {
-            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] => {
-                bytes.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
-                rest = tail;
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    bytes
+/// The first cgroup2, one that shows the whole hierarchy before one that shows a part.
+fn find_mount(mounts: Vec<Mounted>) -> Option<PathBuf> {
+    let mounts = mounts.into_iter().filter(|mount| mount.kind == "cgroup2");
+    Some(mounts.min_by_key(|mount| mount.root != Path::new("/"))?.point)
 }
 
 /// Names come from requests: anything else could be a path.

@@ -45,13 +45,14 @@ fn the_mount_is_found_on_unified_and_hybrid_hosts_and_in_odd_places() {
     let hybrid = b"31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
         35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
         41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
-    assert_eq!(find_mount(hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified"));
+    assert_eq!(find_mount(mountinfo::parse(hybrid)).unwrap(), Path::new("/sys/fs/cgroup/unified"));
     let unified =
         b"29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 master:1 - cgroup2 cgroup2 rw,nsdelegate\n";
-    assert_eq!(find_mount(unified).unwrap(), Path::new("/sys/fs/cgroup"));
+    assert_eq!(find_mount(mountinfo::parse(unified)).unwrap(), Path::new("/sys/fs/cgroup"));
     let part_first = b"1 2 0:26 /a /part rw - cgroup2 none rw\n3 2 0:26 / /my\\040cg rw - cgroup2 none rw\n";
-    assert_eq!(find_mount(part_first).unwrap(), Path::new("/my cg"));
-    assert_eq!(find_mount(b"1 2 0:26 / /cgroup2 rw - tmpfs cgroup2 rw\n\nshort - \n"), None);
+    assert_eq!(find_mount(mountinfo::parse(part_first)).unwrap(), Path::new("/my cg"));
+    let other = b"1 2 0:26 / /cgroup2 rw - tmpfs cgroup2 rw\n";
+    assert_eq!(find_mount(mountinfo::parse(other)), None);
 }
 
 #[test]

@@ -354,15 +354,19 @@ pub struct End {
 pub struct Counters {
     /// Programs executed.
     pub executed: u64,
-    /// Files opened for writing, created, renamed, removed.
+    /// Distinct files written, created, renamed or removed.
     pub changed: u64,
-    /// Refusals.
+    /// Operations a rule refused, repeats included.
     pub denied: u64,
-    /// Connections allowed.
+    /// Operations refused because no rule grants them, repeats included.
+    pub ungranted: u64,
+    /// Looks at paths that no rule grants and that the host does not have either: counted, never recorded.
+    pub missing: u64,
+    /// Connections relayed.
     pub connected: u64,
-    /// Reads, the unrecorded ones included.
+    /// Files opened for reading, the unrecorded ones included; known at the end.
     pub reads: u64,
-    /// Records lost.
+    /// Records lost by the ring buffer.
     pub lost: u64,
 }
 
