@@ -131,7 +131,11 @@ fn start_text(start: &Start) -> String {
 }
 
 fn exec_text(exec: &Exec) -> String {
-    let cut = if exec.cut.is_some() { " …" } else { "" };
+    let cut = match exec.cut.as_ref().map(|cut| cut.bytes) {
+        Some(Some(bytes)) => format!(" … ({bytes} bytes in all)"),
+        Some(None) => " …".to_owned(),
+        None => String::new(),
+    };
     // The file is what ran; what the process calls itself is shown after it where it says something else.
     let name = exec.argv.first().map(Text::as_bytes);
     let same = name.is_some_and(|name| {
@@ -211,6 +215,8 @@ pub fn duration(milliseconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use skep_runtime::audit::Cut;
+
     use super::*;
 
     fn shown(body: Body) -> String {
@@ -276,5 +282,13 @@ mod tests {
             "/usr/bin/git commit -m 'a b'"
         );
         assert_eq!(exec("/tmp/evil", &["git", "status"]).trim_end(), "/tmp/evil called as: git status");
+    }
+
+    #[test]
+    fn arguments_that_were_cut_say_how_long_they_were() {
+        let cut = Some(Cut { bytes: Some(9000), ..Cut::default() });
+        let exec =
+            Exec { path: "/bin/echo".into(), argv: vec!["echo".into(), "xx".into()], cut, ..Exec::default() };
+        assert_eq!(exec_text(&exec).trim_end(), "/bin/echo xx … (9000 bytes in all)");
     }
 }
