@@ -16,7 +16,7 @@ use crate::diagnostics::Diagnostics;
 use crate::egress;
 use crate::launch::Ids;
 use crate::pattern::{Base, Pattern};
-use crate::profile::{Granting, Guarding, Op, Rules};
+use crate::profile::{self, Rules};
 use crate::rule::RuleRef;
 use crate::tree::{Found, Tree};
 
@@ -99,9 +99,9 @@ pub enum FileOp {
 /// A grant with its path bound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// Which list it is from.
-    pub kind: Granting,
-    /// The path as written, variables replaced.
+    /// The grant as the profile has it.
+    pub written: profile::Grant,
+    /// Its path, variables replaced.
     pub path: PathBuf,
     /// The same path without symbolic links.
     pub real: PathBuf,
@@ -111,31 +111,17 @@ pub struct Grant {
     pub object: Option<crate::launch::ObjectKind>,
     /// Its owner on disk.
     pub owner: Option<Ids>,
-    /// With `ask`: which operations.
-    pub ops: Vec<Op>,
-    /// Why it is there.
-    pub reason: Option<String>,
-    /// Go on where the host cannot enforce it.
-    pub best_effort: bool,
-    /// Its name.
-    pub rule: RuleRef,
 }
 
 /// A guard with its patterns bound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guard {
-    /// Which list it is from.
-    pub kind: Guarding,
+    /// The guard as the profile has it.
+    pub written: profile::Guard,
     /// What it guards.
     pub pattern: Pattern,
     /// What it does not guard.
     pub except: Vec<Pattern>,
-    /// Why it is there.
-    pub reason: Option<String>,
-    /// Go on where the host cannot enforce it.
-    pub best_effort: bool,
-    /// Its name.
-    pub rule: RuleRef,
 }
 
 /// What a policy says about an operation.
@@ -204,7 +190,7 @@ impl Policy {
 
     /// As whom the agent runs; `None` when no profile says so.
     #[must_use]
-    pub fn identity(&self) -> Option<crate::profile::Identity> {
+    pub fn identity(&self) -> Option<profile::Identity> {
         self.rules.identity.iter().map(|setting| setting.value).max()
     }
 }
@@ -214,6 +200,10 @@ impl Grant {
     #[must_use]
     pub fn exists(&self) -> bool {
         self.object.is_some()
+    }
+
+    fn unresolved(written: profile::Grant, path: PathBuf) -> Self {
+        Self { written, real: path.clone(), path, links: Vec::new(), object: None, owner: None }
     }
 
     fn resolve(&mut self, tree: &dyn Tree) {

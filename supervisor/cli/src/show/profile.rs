@@ -254,11 +254,11 @@ fn rules(policy: &Policy) -> Vec<Row> {
         rows.push(Row { rule: rule.clone(), what, reason });
     };
     for grant in &policy.grants {
-        add(&grant.rule, Text::from(grant.path.as_path()).shown(), grant.reason.as_ref());
+        add(&grant.written.rule, Text::from(grant.path.as_path()).shown(), grant.written.reason.as_ref());
     }
     for guard in &policy.guards {
         let except = if guard.except.is_empty() { "" } else { " (with exceptions)" };
-        add(&guard.rule, foreign(&guard.rule.text) + except, guard.reason.as_ref());
+        add(&guard.written.rule, foreign(&guard.written.rule.text) + except, guard.written.reason.as_ref());
     }
     let rules = &policy.rules;
     for limit in &rules.limits {

@@ -8,12 +8,12 @@ use crate::profile::{Granting, Op};
 pub(super) fn bind(binder: &mut Binder<'_>) {
     let policy = binder.policy;
     for grant in policy.grants.iter().filter(|grant| !grant.is_built_in()) {
-        let outcome = match grant.kind {
+        let outcome = match grant.written.kind {
             Granting::Read | Granting::Write | Granting::Exec => opening(binder, grant),
             Granting::Ask => asking(binder, grant),
             Granting::Connect => Outcome::not_in_force("a rule on sockets", "the socket is not reachable"),
         };
-        binder.add(&grant.rule, grant.best_effort, outcome);
+        binder.add(&grant.written.rule, grant.written.best_effort, outcome);
     }
 }
 
@@ -24,7 +24,7 @@ fn opening(binder: &Binder<'_>, grant: &Grant) -> Outcome {
     }
     // A read grant says that its tree is not written. Where it is missing inside a writable tree the agent
     // can make it, and then it writes there.
-    if grant.kind == Granting::Read && !grant.exists() && inside_writable(binder.policy, grant) {
+    if grant.written.kind == Granting::Read && !grant.exists() && inside_writable(binder.policy, grant) {
         return Outcome::Lacking {
             layers,
             why: format!("{} does not exist yet, and mounts cannot stop its creation", grant.path.display()),
@@ -45,7 +45,7 @@ fn asking(binder: &mut Binder<'_>, grant: &Grant) -> Outcome {
     let policy = binder.policy;
     let parent = grant.real.parent().unwrap_or(&grant.real);
     let inside = |reach| policy.opened(reach, parent) || policy.openers_at(reach, grant);
-    let how = match grant.ops.as_slice() {
+    let how = match grant.written.ops.as_slice() {
         ops if ops.contains(&Op::Read) && inside(Reach::Readable) => Holding::Mask,
         ops if ops.contains(&Op::Write) && inside(Reach::Writable) => Holding::ReadOnly,
         _ => return Outcome::Enforced(vec![Layer::Mount]),
@@ -80,7 +80,7 @@ impl Policy {
     /// Whether another grant opens exactly this path: the tie, which the ask wins.
     fn openers_at(&self, reach: Reach, ask: &Grant) -> bool {
         self.grants.iter().any(|grant| {
-            let opens = match grant.kind {
+            let opens = match grant.written.kind {
                 Granting::Write => true,
                 Granting::Read | Granting::Exec => reach == Reach::Readable,
                 Granting::Ask | Granting::Connect => false,

@@ -22,7 +22,7 @@ pub(super) fn bind(binder: &mut Binder<'_>) {
         } else {
             wildcard(binder, guard)
         };
-        binder.add(&guard.rule, guard.best_effort, outcome);
+        binder.add(&guard.written.rule, guard.written.best_effort, outcome);
     }
 }
 
@@ -33,7 +33,7 @@ impl Guard {
     }
 
     fn reach(&self) -> Reach {
-        match self.kind {
+        match self.written.kind {
             Guarding::Hide | Guarding::AskRead => Reach::Readable,
             Guarding::Protect | Guarding::AskWrite => Reach::Writable,
         }

@@ -47,7 +47,7 @@ impl Policy {
     }
 
     fn openers(&self, reach: Reach) -> impl Iterator<Item = &Grant> {
-        self.grants.iter().filter(move |grant| match grant.kind {
+        self.grants.iter().filter(move |grant| match grant.written.kind {
             Granting::Write => true,
             Granting::Read | Granting::Exec => reach == Reach::Readable,
             Granting::Ask | Granting::Connect => false,

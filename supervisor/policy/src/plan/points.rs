@@ -57,7 +57,7 @@ pub(super) fn points(policy: &Policy, binding: &Binding, context: &Context) -> P
 }
 
 fn is_opening(grant: &Grant) -> bool {
-    matches!(grant.kind, Granting::Read | Granting::Write | Granting::Exec)
+    matches!(grant.written.kind, Granting::Read | Granting::Write | Granting::Exec)
 }
 
 fn point(policy: &Policy, binding: &Binding, context: &Context, grant: &Grant) -> Option<Point> {
@@ -73,7 +73,7 @@ fn point(policy: &Policy, binding: &Binding, context: &Context, grant: &Grant) -
     }
     let write = policy.grants_allow(FileOp::Write, at) && !held(Holding::ReadOnly);
     // An agent with the caller's own ids never needs this, and would gain by it what the caller may only use.
-    let own = context.agent != context.caller && grant.kind == Granting::Write;
+    let own = context.agent != context.caller && grant.written.kind == Granting::Write;
     let mapped = |owner: &Ids| own && (context.caller.uid == 0 || owner.uid == context.caller.uid);
     Some(Point {
         kind,
@@ -87,8 +87,8 @@ fn point(policy: &Policy, binding: &Binding, context: &Context, grant: &Grant) -
 /// System directories are the same for all launches of a profile and user; the workspace, the agent's state,
 /// everything that is written and what lies in the private `/tmp` are not.
 fn is_private(grant: &Grant) -> bool {
-    let own = ["${workspace}", "${agent_state}"].iter().any(|name| grant.rule.text.starts_with(name));
-    own || grant.kind == Granting::Write || grant.real.starts_with("/tmp")
+    let own = ["${workspace}", "${agent_state}"].iter().any(|name| grant.written.rule.text.starts_with(name));
+    own || grant.written.kind == Granting::Write || grant.real.starts_with("/tmp")
 }
 
 /// A bind inside a private one is private too; one inside a mapped one is mapped; and one that shows nothing

@@ -63,53 +63,44 @@ fn bind_grant(grant: &profile::Grant, bindings: &Bindings) -> Option<Grant> {
         }
         _ => bind_literal(&grant.path, bindings)?,
     };
-    Some(Grant {
-        kind: grant.kind,
-        real: path.clone(),
-        path,
-        links: Vec::new(),
-        object: None,
-        owner: None,
-        ops: grant.ops.clone(),
-        reason: grant.reason.clone(),
-        best_effort: grant.best_effort,
-        rule: grant.rule.clone(),
-    })
+    Some(Grant::unresolved(grant.clone(), path))
 }
 
 fn bind_guard(guard: &profile::Guard, bindings: &Bindings) -> Option<Guard> {
     Some(Guard {
-        kind: guard.kind,
+        written: guard.clone(),
         pattern: Pattern::bind(&guard.path, bindings)?,
         except: guard.except.iter().filter_map(|text| Pattern::bind(text, bindings)).collect(),
-        reason: guard.reason.clone(),
-        best_effort: guard.best_effort,
-        rule: guard.rule.clone(),
     })
 }
 
 /// Grants that would undo the sandbox. An ask is none: it opens nothing by itself.
 fn impossible_grants(policy: &Policy, effective: &Effective) -> Vec<Diagnostic> {
     let mut errors = Vec::new();
-    let granting = |grant: &&Grant| grant.kind != Granting::Ask && !grant.is_built_in();
+    let granting = |grant: &&Grant| grant.written.kind != Granting::Ask && !grant.is_built_in();
     for grant in policy.grants.iter().filter(granting) {
         let help = Some("grant the directories below it that are needed".to_owned());
         let shown = grant.real.display();
         if grant.real == Path::new("/") {
-            errors.push(effective.error(&grant.rule, "a grant of / would grant the whole host".into(), help));
+            errors.push(effective.error(
+                &grant.written.rule,
+                "a grant of / would grant the whole host".into(),
+                help,
+            ));
         } else if is_place(grant) {
             let message = format!("{shown} cannot be granted: a sandbox has its own /proc, /dev and /tmp");
             let help = "of these only `exec` of /tmp is a choice; what lies below /tmp can be granted";
-            errors.push(effective.error(&grant.rule, message, Some(help.to_owned())));
-        } else if grant.rule.text.starts_with("${") && policy.bindings.home.starts_with(&grant.real) {
-            let message = format!("{} is {shown}, which holds the whole home directory", grant.rule.text);
+            errors.push(effective.error(&grant.written.rule, message, Some(help.to_owned())));
+        } else if grant.written.rule.text.starts_with("${") && policy.bindings.home.starts_with(&grant.real) {
+            let message =
+                format!("{} is {shown}, which holds the whole home directory", grant.written.rule.text);
             let help =
                 "work in a directory of its own; for the command's program, install it in one".to_owned();
-            errors.push(effective.error(&grant.rule, message, Some(help)));
+            errors.push(effective.error(&grant.written.rule, message, Some(help)));
         } else if let Some(reserved) = reserved(policy, grant) {
             let message =
-                format!("{} is {shown}, but {} is skepd's own", grant.rule.text, reserved.display());
-            errors.push(effective.error(&grant.rule, message, help));
+                format!("{} is {shown}, but {} is skepd's own", grant.written.rule.text, reserved.display());
+            errors.push(effective.error(&grant.written.rule, message, help));
         }
     }
     errors
@@ -126,7 +117,7 @@ fn reserved<'p>(policy: &'p Policy, grant: &Grant) -> Option<&'p Path> {
 fn is_place(grant: &Grant) -> bool {
     let tmp = Path::new("/tmp");
     [&grant.real, &grant.path].iter().any(|path| {
-        let own_tmp = *path == tmp && (grant.kind != Granting::Exec || grant.real != tmp);
+        let own_tmp = *path == tmp && (grant.written.kind != Granting::Exec || grant.real != tmp);
         own_tmp || path.starts_with("/proc") || path.starts_with("/dev")
     })
 }

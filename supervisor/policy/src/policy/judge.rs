@@ -30,10 +30,13 @@ impl Policy {
         }
         let granted = self.judge_grants(op, path);
         let guarding = self.guards.iter().filter_map(|guard| Some((guard.decides(op, bytes)?, guard)));
-        match guarding.max_by_key(|(decision, guard)| (*decision, std::cmp::Reverse(&guard.rule))) {
-            Some((decision, guard)) if decision >= granted.decision => {
-                verdict(decision, &guard.rule, guard.reason.as_deref(), guard.kind.meaning())
-            }
+        match guarding.max_by_key(|(decision, guard)| (*decision, std::cmp::Reverse(&guard.written.rule))) {
+            Some((decision, guard)) if decision >= granted.decision => verdict(
+                decision,
+                &guard.written.rule,
+                guard.written.reason.as_deref(),
+                guard.written.kind.meaning(),
+            ),
             _ => granted,
         }
     }
@@ -45,12 +48,15 @@ impl Policy {
             let depth = grant.covers(op, path)?;
             Some((depth, grant.decides(op)?, grant))
         });
-        match speaking
-            .max_by_key(|(depth, decision, grant)| (*depth, *decision, std::cmp::Reverse(&grant.rule)))
-        {
-            Some((_, decision, grant)) => {
-                verdict(decision, &grant.rule, grant.reason.as_deref(), grant.kind.meaning(decision))
-            }
+        match speaking.max_by_key(|(depth, decision, grant)| {
+            (*depth, *decision, std::cmp::Reverse(&grant.written.rule))
+        }) {
+            Some((_, decision, grant)) => verdict(
+                decision,
+                &grant.written.rule,
+                grant.written.reason.as_deref(),
+                grant.written.kind.meaning(decision),
+            ),
             None => {
                 Verdict { decision: Decision::Deny, rule: None, reason: "no rule grants this path".into() }
             }
@@ -83,7 +89,7 @@ impl Grant {
     /// What the grant says about an operation; `None` when it says nothing.
     fn decides(&self, op: FileOp) -> Option<Decision> {
         let changes = matches!(op, FileOp::Write | FileOp::Create | FileOp::Remove);
-        match self.kind {
+        match self.written.kind {
             Granting::Read if changes => Some(Decision::Deny),
             Granting::Read => (op == FileOp::Read).then_some(Decision::Allow),
             // What the agent may create it may connect to: its own sockets.
@@ -92,7 +98,7 @@ impl Grant {
             }
             Granting::Exec => matches!(op, FileOp::Exec | FileOp::Read).then_some(Decision::Allow),
             Granting::Connect => (op == FileOp::Connect).then_some(Decision::Allow),
-            Granting::Ask => self.ops.contains(&op.asked()).then_some(Decision::Ask),
+            Granting::Ask => self.written.ops.contains(&op.asked()).then_some(Decision::Ask),
         }
     }
 }
@@ -110,7 +116,7 @@ impl FileOp {
 
 impl Guard {
     fn decides(&self, op: FileOp, path: &[u8]) -> Option<Decision> {
-        let decision = match (self.kind, op.asked()) {
+        let decision = match (self.written.kind, op.asked()) {
             (Guarding::Hide, _) => Decision::Deny,
             (Guarding::Protect, Op::Write) => Decision::Deny,
             (Guarding::AskWrite, Op::Write) => Decision::Ask,

@@ -1,11 +1,9 @@
 //! The places every sandbox has, whatever its profile says: grants with a built-in rule, so that the judge
 //! agrees with the root that is built.
 
-use std::path::PathBuf;
-
 use super::Grant;
 use crate::launch::ObjectKind;
-use crate::profile::Granting;
+use crate::profile::{self, Granting};
 use crate::rule::RuleRef;
 
 /// Path, how it is granted, and why.
@@ -35,24 +33,21 @@ pub(super) fn built_in() -> Vec<Grant> {
 }
 
 fn place(path: &str, kind: Granting, why: &str) -> Grant {
-    Grant {
+    let written = profile::Grant {
         kind,
-        path: PathBuf::from(path),
-        real: PathBuf::from(path),
-        links: Vec::new(),
-        object: Some(ObjectKind::Directory),
-        owner: None,
+        path: path.to_owned(),
         ops: Vec::new(),
         reason: Some(why.to_owned()),
         best_effort: false,
         rule: RuleRef::built_in("place", path),
-    }
+    };
+    Grant { object: Some(ObjectKind::Directory), ..Grant::unresolved(written, path.into()) }
 }
 
 impl Grant {
     /// Whether this is one of the places every sandbox has.
     #[must_use]
     pub fn is_built_in(&self) -> bool {
-        self.rule.line == 0
+        self.written.rule.line == 0
     }
 }
