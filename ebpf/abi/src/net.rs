@@ -5,16 +5,12 @@
 
 /// First address of the virtual IPv4 range, 198.18.0.0/15 (RFC 2544, never routed on the internet).
 pub const VIRTUAL_V4: u32 = 0xc612_0000;
-/// Bits of [`VIRTUAL_V4`] that count.
-pub const VIRTUAL_V4_PREFIX: u32 = 15;
 /// First word of the virtual IPv6 range, the unique local prefix fd5c:e900::/32.
 pub const VIRTUAL_V6: u32 = 0xfd5c_e900;
-/// Bits of [`VIRTUAL_V6`] that count.
-pub const VIRTUAL_V6_PREFIX: u32 = 32;
 /// The gateway answers DNS for every destination address.
 pub const DNS_PORT: u16 = 53;
 
-const VIRTUAL_V4_MASK: u32 = u32::MAX << (32 - VIRTUAL_V4_PREFIX);
+const VIRTUAL_V4_MASK: u32 = 0xfffe_0000;
 
 /// How a socket moves bytes, as far as the judgement cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,8 @@
 #![no_std]
 #![no_main]
 
+mod program;
+
 use core::ptr::read_volatile;
 
 use aya_ebpf::bindings::{bpf_sk_lookup, sk_action::SK_DROP, sk_action::SK_PASS};
@@ -72,14 +74,4 @@ fn is_local(packet: *const bpf_sk_lookup, family: u32, place: &Place) -> bool {
         ];
         address == [0, 0, 0, 1] || is_own_v6(address, place.own_v6)
     }
-}
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // Nothing here panics; the verifier would refuse the endless loop.
-    loop {}
 }

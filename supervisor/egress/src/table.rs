@@ -7,8 +7,8 @@ use skep_policy::egress::{VIRTUAL_V4, VIRTUAL_V6};
 
 use crate::name::HostName;
 
-const V4_BLOCK: u32 = VIRTUAL_V4.0.to_bits();
-const V6_BLOCK: u128 = VIRTUAL_V6.0.to_bits();
+const V4_BLOCK: u32 = VIRTUAL_V4.to_bits();
+const V6_BLOCK: u128 = VIRTUAL_V6.to_bits();
 
 /// The first 256 addresses stay free for the sandbox's own.
 const FIRST: u32 = 256;

@@ -11,12 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::decision::Decision;
 
-/// Block of the virtual IPv4 addresses the gateway answers with, and its prefix length (RFC 2544: benchmarks,
-/// never routed).
-pub const VIRTUAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(198, 18, 0, 0), 15);
+/// First of the virtual IPv4 addresses the gateway answers with, a /15 (RFC 2544: benchmarks, never routed).
+pub const VIRTUAL_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 
-/// Block of the virtual IPv6 addresses, unique local, and its prefix length.
-pub const VIRTUAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd5c, 0xe900, 0, 0, 0, 0, 0, 0), 32);
+/// First of the virtual IPv6 addresses, a /32 of unique local ones.
+pub const VIRTUAL_V6: Ipv6Addr = Ipv6Addr::new(0xfd5c, 0xe900, 0, 0, 0, 0, 0, 0);
 
 /// The compiled egress rules of one sandbox, in the order of the profile.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,15 +13,7 @@ mod exit;
 mod files;
 mod kernel;
 mod maps;
+#[path = "../program.rs"]
+mod program;
 mod text;
 mod walk;
-
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "license")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    // Nothing here panics; the verifier would refuse the endless loop.
-    loop {}
-}

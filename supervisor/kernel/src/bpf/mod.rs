@@ -15,12 +15,19 @@ mod object;
 mod programs;
 mod reader;
 
+use skep_ebpf_abi::net;
+use skep_policy::egress;
+
 pub use event::{
     Accuracy, Call, Claimed, Connect, Event, Exec, Exit, Named, Opened, Ran, ResolvedPath, Status, Task,
 };
 pub use lookup::{LookupLink, LookupPlace, LookupPool, LookupSlot};
 pub use programs::{Counts, Options, Programs, Settings};
 pub use reader::EventReader;
+
+// The gateway hands out what the programs let through, and neither can depend on the other's crate.
+const _: () = assert!(egress::VIRTUAL_V4.to_bits() == net::VIRTUAL_V4);
+const _: () = assert!(egress::VIRTUAL_V6.to_bits() >> 96 == net::VIRTUAL_V6 as u128);
 
 /// Why the programs could not be loaded or used.
 #[derive(Debug, thiserror::Error)]
