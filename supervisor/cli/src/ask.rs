@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use skep_runtime::audit::Entry;
 use skep_runtime::places::Places;
-use skep_runtime::protocol::{AuditQuery, Refusal, Reply, Request, Sandbox};
+use skep_runtime::protocol::{Refusal, Reply, Request, Sandbox};
 
 use crate::arguments;
 use crate::client::{Client, ClientError};
@@ -77,21 +77,11 @@ fn one(places: &Places, name: &str) -> Result<Sandbox, ClientError> {
 /// # Errors
 /// When there is no daemon, or it cannot read the log.
 pub fn audit(places: &Places, arguments: &arguments::Audit) -> Result<(), ClientError> {
-    let wanted = filter(arguments, SystemTime::now()).map_err(|message| {
+    let filter = filter(arguments, SystemTime::now()).map_err(|message| {
         ClientError::Refused(Refusal { exit: 2, ..Refusal::new("usage", message, "see skep audit --help") })
     })?;
-    let query = AuditQuery {
-        sandbox: wanted.sandbox,
-        kinds: wanted.kinds,
-        denied: wanted.denied,
-        since: wanted.since,
-        until: wanted.until,
-        path: wanted.path,
-        owner: wanted.owner,
-        follow: arguments.follow,
-    };
     let client = Client::reach_running(places)?;
-    client.send(&Request::Audit(query), &[])?;
+    client.send(&Request::Audit { filter, follow: arguments.follow }, &[])?;
     let printer = Printer { screen: Screen::of_output(), json: arguments.json };
     let mut out = io::stdout().lock();
     loop {

@@ -9,7 +9,7 @@ use skep_kernel::seqpacket::ChannelError;
 use tokio::sync::mpsc;
 
 use crate::audit::{Filter, Reader, read};
-use crate::protocol::{AuditQuery, Refusal, Reply};
+use crate::protocol::{Refusal, Reply};
 use crate::supervisor::Supervisor;
 
 /// May `peer` see what belongs to `owner`?
@@ -64,18 +64,12 @@ pub async fn audit(
     supervisor: &Supervisor,
     client: &AsyncChannel,
     peer: Peer,
-    query: AuditQuery,
+    mut filter: Filter,
+    follow: bool,
 ) -> Result<(), ChannelError> {
-    let follow = query.follow;
-    let filter = Filter {
-        sandbox: query.sandbox,
-        kinds: query.kinds,
-        since: query.since,
-        until: query.until,
-        denied: query.denied,
-        path: query.path,
-        owner: if peer.uid == 0 { query.owner } else { Some(peer.uid) },
-    };
+    if peer.uid != 0 {
+        filter.owner = Some(peer.uid);
+    }
     let reader = read(&supervisor.places.state, filter);
     let (pieces, mut ready) = mpsc::channel(4);
     // Reading blocks; the channel holds it back when the client is slow and ends it when the client is gone.

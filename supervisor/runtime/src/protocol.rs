@@ -7,12 +7,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use skep_policy::launch::Ending;
 
-pub use crate::audit::Counters;
+pub use crate::audit::{Counters, Filter};
 
 /// Version of this protocol. Client and daemon of different versions refuse each other.
 pub const VERSION: u16 = 1;
@@ -38,7 +37,12 @@ pub enum Request {
         sandbox: String,
     },
     /// Send the audit lines the caller may see.
-    Audit(AuditQuery),
+    Audit {
+        /// Which of them; who is not root gets his own anyway.
+        filter: Filter,
+        /// Keep sending as records arrive.
+        follow: bool,
+    },
 }
 
 /// A run request.
@@ -82,27 +86,6 @@ pub enum Profile {
         /// Its contents.
         text: String,
     },
-}
-
-/// What of the audit a client wants.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuditQuery {
-    /// Name or id of a sandbox.
-    pub sandbox: Option<String>,
-    /// Kinds of records, all if empty.
-    pub kinds: Vec<String>,
-    /// Only denials.
-    pub denied: bool,
-    /// Only records at or after this time.
-    pub since: Option<SystemTime>,
-    /// Only records before this time.
-    pub until: Option<SystemTime>,
-    /// Only records about this path or what is below it.
-    pub path: Option<PathBuf>,
-    /// Only sandboxes of this uid; who is not root gets his own anyway.
-    pub owner: Option<u32>,
-    /// Keep sending as records arrive.
-    pub follow: bool,
 }
 
 /// What a client hears.

@@ -100,7 +100,9 @@ async fn converse(
         Some((Request::Run, descriptors)) => task::run(supervisor, client, peer, descriptors).await,
         Some((Request::List, _)) => inquiry::list(&supervisor, &client, peer).await,
         Some((Request::Status { sandbox }, _)) => inquiry::status(&supervisor, &client, peer, &sandbox).await,
-        Some((Request::Audit(query), _)) => inquiry::audit(&supervisor, &client, peer, query).await,
+        Some((Request::Audit { filter, follow }, _)) => {
+            inquiry::audit(&supervisor, &client, peer, filter, follow).await
+        }
     }
 }
 

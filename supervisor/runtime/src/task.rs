@@ -378,7 +378,11 @@ impl<'a> Sandbox<'a> {
             Outcome::Ended(Ending::Signal(signal)) => format!("signal {signal}"),
             Outcome::Failed(refusal) => format!("launch failed: {}", refusal.message),
         };
-        let counters = audit::Counters { reads, ..self.live.progress().counters };
+        let counters = {
+            let mut progress = self.live.progress();
+            progress.counters.reads = reads;
+            progress.counters
+        };
         let end = Body::End(audit::End {
             status: Text::from(status),
             milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),

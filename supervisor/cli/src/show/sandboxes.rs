@@ -101,7 +101,6 @@ fn enforced(screen: &Screen, rules: &[(String, Vec<String>)]) -> String {
 #[must_use]
 pub fn json(sandbox: &Sandbox) -> String {
     let text = |text: &str| Text::from(text);
-    let c = sandbox.counters;
     let enforced: Vec<Value> = sandbox
         .enforced
         .iter()
@@ -119,13 +118,7 @@ pub fn json(sandbox: &Sandbox) -> String {
         "state": text(&sandbox.state),
         "age_seconds": sandbox.age_seconds,
         "pid": sandbox.pid,
-        "executed": c.executed,
-        "changed": c.changed,
-        "denied": c.denied,
-        "ungranted": c.ungranted,
-        "missing": c.missing,
-        "connected": c.connected,
-        "lost": c.lost,
+        "counters": sandbox.counters,
         "enforced": enforced,
         "weaker": weaker,
     })
@@ -178,6 +171,6 @@ mod tests {
         let text = json(&sandbox());
         assert!(text.chars().all(skep_policy::escape::is_plain), "{text}");
         let value: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((&value["name"], &value["denied"]), (&json!("bee"), &json!(3)));
+        assert_eq!((&value["name"], &value["counters"]["denied"]), (&json!("bee"), &json!(3)));
     }
 }

@@ -59,7 +59,6 @@ fn examples(screen: &Screen, summary: &Summary, used: usize) -> String {
 /// The same for programs: one JSON object on one line.
 #[must_use]
 pub fn json(name: &str, summary: &Summary) -> String {
-    let c = summary.counters;
     let denials: Vec<_> = summary
         .denials
         .iter()
@@ -82,13 +81,7 @@ pub fn json(name: &str, summary: &Summary) -> String {
         "sandbox": Text::from(name),
         "exit": exit_code(summary.ending),
         "signal": signal,
-        "executed": c.executed,
-        "changed": c.changed,
-        "denied": c.denied,
-        "ungranted": c.ungranted,
-        "missing": c.missing,
-        "connected": c.connected,
-        "lost": c.lost,
+        "counters": summary.counters,
         "denials": denials,
         "audit": Text::from(summary.audit.as_path()),
     })

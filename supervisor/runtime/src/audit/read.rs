@@ -5,7 +5,7 @@ use std::io::{self, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use skep_policy::decision::Decision;
 
 use super::clock::parse_rfc3339;
@@ -32,7 +32,7 @@ pub struct Entry {
 }
 
 /// Which records are wanted. The default wants all.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     /// Name or id of the sandbox.
     pub sandbox: Option<String>,
