@@ -93,6 +93,17 @@ fn a_signal_to_skep_reaches_the_agent() -> Outcome {
     Ok(())
 }
 
+/// It would leave by itself, but later.
+#[test]
+fn a_transient_daemon_ends_at_once_when_it_is_told_to() -> Outcome {
+    let skep = Skep::new()?;
+    ensure!(skep.run(["true"]).finish()?.code() == 0, "the run failed");
+    let daemons = skep.processes_named("skepd")?;
+    ensure!(daemons.len() == 1, "{daemons:?}");
+    daemons.into_iter().try_for_each(|daemon| process::send(daemon, "TERM"))?;
+    skep.await_idle(Duration::from_secs(3))
+}
+
 #[test]
 fn the_agent_is_not_root_and_its_files_belong_to_the_workspaces_owner() -> Outcome {
     let skep = Skep::new()?;

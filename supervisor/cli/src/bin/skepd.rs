@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use nix::sys::signal::SigSet;
 use nix::unistd::{Group, geteuid, setsid};
 use skep_kernel::listener::Listener;
 use skep_kernel::process::{Close, close_from};
@@ -58,6 +59,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(geteuid().is_root(), "skepd must be started as root");
+    // A mask is inherited, and `skep run` blocks the signals it passes on to its agent: SIGTERM among them.
+    SigSet::empty().thread_set_mask()?;
     // What whoever started us left open would be inherited by every keeper and by the gateway.
     close_from(3, Close::Now)?;
     if arguments.transient {
