@@ -49,7 +49,7 @@ impl Skep {
         Self { ground, binaries: std::env::var_os("SKEP_BIN_DIR").map_or(built, PathBuf::from) }
     }
 
-    /// The same with a shell script in the place of one binary.
+    /// The same with a shell script in the place of one binary, which it finds as `"$0.real"`.
     ///
     /// # Errors
     /// The others cannot be copied, or the script cannot be written.
@@ -57,11 +57,12 @@ impl Skep {
         let mut skep = Self::new()?;
         let binaries = skep.ground.beside("bin");
         fs::create_dir(&binaries)?;
-        for binary in BINARIES.into_iter().filter(|binary| *binary != name) {
+        for binary in BINARIES {
             // Not a link: each finds the others beside itself.
             fs::copy(skep.binaries.join(binary), binaries.join(binary)).context(binary)?;
         }
         let place = binaries.join(name);
+        fs::rename(&place, binaries.join(format!("{name}.real")))?;
         fs::write(&place, format!("#!/bin/sh\n{script}\n"))?;
         fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
         skep.binaries = binaries;

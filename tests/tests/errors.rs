@@ -319,7 +319,16 @@ fn a_question_about_what_is_not_there_is_answered_as_such() -> Outcome {
 
 #[test]
 fn a_new_window_size_reaches_the_agent() -> Outcome {
-    let skep = Skep::new()?;
+    hears_its_new_size(&Skep::new()?)
+}
+
+/// The agent runs while its gateway gets ready, and `skep` has not been told yet.
+#[test]
+fn a_new_window_size_reaches_the_agent_also_while_it_is_launched() -> Outcome {
+    hears_its_new_size(&Skep::with_script("skep-egress", "sleep 1; exec \"$0.real\" \"$@\"")?)
+}
+
+fn hears_its_new_size(skep: &Skep) -> Outcome {
     let inside = "trap 'stty size > told' WINCH; touch ready; for i in {1..300}; do sleep 0.1; test -s told && exit 5; done";
     let sandboxed = skep.shell(inside).command();
     let mut command = Command::new("/bin/bash");

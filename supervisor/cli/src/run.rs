@@ -158,6 +158,8 @@ fn follow(
                     carriers = pipes.carry();
                 } else if let Some(pty) = descriptors.into_iter().next() {
                     raw = Some(RawMode::enter().map_err(local("terminal"))?);
+                    // The window may have changed since the request, while there was nobody to tell.
+                    resize(&pty)?;
                     master = Some(pty.try_clone().map_err(local("terminal"))?);
                     carriers = carry_pty(pty).map_err(local("terminal"))?;
                 }
@@ -200,10 +202,14 @@ fn forward(client: &Client, signals: &SignalFd, master: Option<&OwnedFd>) -> Res
     if number != libc::SIGWINCH {
         return client.send(&Request::Signal(number), &[]);
     }
-    if let (Some(master), Ok((rows, columns))) = (master, terminal::window(io::stdin())) {
-        terminal::resize(master, rows, columns).map_err(|e| local("terminal")(e.into()))?;
-    }
-    Ok(())
+    master.map_or(Ok(()), resize)
+}
+
+/// Gives the agent's pty the size of our terminal.
+fn resize(master: &OwnedFd) -> Result<(), ClientError> {
+    // A terminal that is gone has no size.
+    let Ok((rows, columns)) = terminal::window(io::stdin()) else { return Ok(()) };
+    terminal::resize(master, rows, columns).map_err(|e| local("terminal")(e.into()))
 }
 
 fn refuse(code: &str, message: String, advice: &str) -> ClientError {
