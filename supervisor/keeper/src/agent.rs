@@ -2,9 +2,10 @@
 //!
 //! It is cloned into a user namespace that root owns (an id the agent can never be) and that knows one user and
 //! one group, so everything it holds there is worth nothing outside. What it must not have is then taken away in
-//! this order, each step while it still has the right to take it: session and streams, limits, ids, keys,
-//! Landlock, capabilities, working directory, filter. It begins while PID 1 builds the root, for both have work
-//! for 0.2 ms and the host more than one CPU.
+//! this order, each step while it still has the right to take it: session and streams, limits, ids, keys, filter,
+//! Landlock, capabilities, working directory. Up to the filter, whose loading takes as long as all the others, it
+//! needs no root file system and works while PID 1 builds that: the host has more than one CPU. What comes after is
+//! in what the filter lets every agent do.
 
 #![expect(unsafe_code, reason = "the agent is forked")]
 // UNSAFETY: `fork` wants a process of one thread, which PID 1 is.
@@ -100,12 +101,12 @@ fn prepare(
     caps::drop_bounding().at(Stage::Credentials)?;
     caps::become_ids(plan.agent).at(Stage::Credentials)?;
     keyring::fresh_session().at(Stage::Credentials)?;
+    seccomp::load(&plan.agent_filter).at(Stage::Filter)?;
     pass(gate, progress)?;
     enter(plan)?;
     let pidfd = own_pidfd().at(Stage::Credentials)?;
     close_from(3, Close::OnExec).at(Stage::Credentials)?;
     progress.send(&Progress::Ready, &[pidfd.as_fd()]).at(Stage::Credentials)?;
-    seccomp::load(&plan.agent_filter).at(Stage::Filter)?;
     pass(gate, progress)?;
     Ok(image)
 }

@@ -1,50 +1,40 @@
-//! PID 1 of a sandbox: builds it, starts the agent, gives its own rights away and reaps until the agent ends.
+//! PID 1 of a sandbox: waits for a plan, builds it, starts the agent, gives its own rights away and reaps until
+//! the agent ends.
 //!
 //! It stays in the initial user namespace, so that the agent, in one of its own, can neither trace nor signal it;
 //! it ends when the keeper does (its socket closes, and PDEATHSIG), and with it ends everything in its PID
 //! namespace. In order:
 //!
-//! 1. the terminal, which the keeper passes on with the listeners it opens meanwhile;
-//! 2. the agent's process, cloned into its user namespace: it takes its rights away while
-//! 3. PID 1 builds the root file system;
-//! 4. `Go` -> the agent goes on to what needs the root, PID 1 becomes an id of nobody's without capabilities, under
-//!    its own filter; only then may the agent `execve`.
+//! 1. names, keys and procfs of the sandbox's own; then it waits for [`Order::Build`];
+//! 2. a mount namespace, the template's or an empty one;
+//! 3. the agent's process, cloned into its user namespace: it takes its rights away while
+//! 4. PID 1 builds the root file system, from mounts that the keeper opens meanwhile;
+//! 5. the agent goes on to what needs the root, PID 1 becomes an id of nobody's without capabilities, under its own
+//!    filter; only then may the agent `execve`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::unistd::sethostname;
-use skep_kernel::clone::{Child, Ended, reap_any, unshare};
-use skep_kernel::process::{child_events, duplicate, readable};
-use skep_kernel::pty::{self, Pty};
+use skep_kernel::clone::{Child, Ended, enter_mount_namespace, reap_any, unshare};
+use skep_kernel::process::{child_events, readable};
+
 use skep_kernel::seqpacket::Channel;
 use skep_kernel::{SyscallError, caps, idmap, keyring, pseudo, seccomp};
-use skep_policy::launch::{Ending, Plan, Stage, Terminal};
+use skep_policy::launch::{Ending, Plan, Stage};
 
 use crate::agent;
 use crate::failure::{At, Failure};
 use crate::inner::{Order, Report};
+use crate::launch;
 use crate::proc;
 use crate::root::{self, Part, Ready};
 use crate::sources::Sources;
 
-/// What PID 1 has from the keeper.
-#[derive(Debug)]
-pub struct Inheritance {
-    /// The agent's socket to the keeper.
-    pub progress: Channel,
-    /// The agent's standard streams, with [`Terminal::Pipes`].
-    pub streams: Option<[OwnedFd; 3]>,
-    /// Detached mounts of the host's objects.
-    pub sources: Sources,
-    /// How much of the root is there already.
-    pub part: Part,
-}
-
-/// Runs as PID 1 and never comes back to the keeper's code.
-pub fn run(plan: &Plan, channel: &Channel, inheritance: Inheritance) -> ! {
-    let code = match course(plan, channel, inheritance) {
+/// Runs as PID 1 and never comes back to the keeper's code. `progress` is the agent's socket to the keeper.
+pub fn run(sandbox: &str, channel: &Channel, progress: Channel) -> ! {
+    let code = match course(sandbox, channel, progress) {
         Ok(()) => 0,
         Err(failure) => {
             // Nobody left to tell is no further failure: the sandbox ends either way.
@@ -55,53 +45,91 @@ pub fn run(plan: &Plan, channel: &Channel, inheritance: Inheritance) -> ! {
     std::process::exit(code)
 }
 
-fn course(plan: &Plan, channel: &Channel, mut inheritance: Inheritance) -> Result<(), Failure> {
+fn course(sandbox: &str, channel: &Channel, progress: Channel) -> Result<(), Failure> {
     caps::die_with_parent().at(Stage::Init)?;
-    caps::replace_groups(&[plan.agent.gid]).at(Stage::Init)?;
-    settle(plan)?;
-    let devpts = pty::new_instance(plan.agent).at(Stage::Terminal)?;
-    let streams = match plan.terminal {
-        Terminal::Pty { rows, columns } => terminal(channel, devpts.as_fd(), rows, columns)?,
-        Terminal::Pipes => inheritance.streams.take().ok_or_else(no_streams)?,
-    };
+    settle(sandbox)?;
     let proc = proc::new_instance()?;
     let children = child_events().at(Stage::Init)?;
-    let (agent, gate) = agent::start(plan, &inheritance.progress, &streams)?;
-    drop((inheritance.progress, streams));
-    own_up(plan, proc.as_fd(), agent.pid)?;
+    let Some((plan, template)) = work(channel)? else { return Ok(()) };
+    caps::replace_groups(&[plan.agent.gid]).at(Stage::Init)?;
+    let part = enter(template)?;
+    let (devpts, streams) = streams(channel)?;
+    let (agent, gate) = agent::start(&plan, &progress, &streams)?;
+    drop((progress, streams));
+    own_up(&plan, proc.as_fd(), agent.pid)?;
     gate.open().at(Stage::UserNamespace)?;
-    if inheritance.part == Part::Whole {
-        root::start_empty()?;
-    }
+    let mut sources = sources(channel)?;
     let ready = Ready { proc: Some(proc.as_fd()), devpts: Some(devpts.as_fd()) };
-    root::build(plan, inheritance.part, &mut inheritance.sources, ready)?;
+    root::build(&plan, part, &mut sources, ready)?;
     drop((proc, devpts));
-    if !order_to_go(channel)? {
-        return Ok(());
-    }
     gate.open().at(Stage::Root)?;
-    give_up_rights(plan)?;
+    give_up_rights(&plan)?;
     gate.open().at(Stage::Init)?;
     drop(gate);
     reap_until_end(channel, &children, &agent)
 }
 
-/// Opens the agent's terminal and sends its master to the keeper.
-fn terminal(
-    channel: &Channel,
-    devpts: BorrowedFd<'_>,
-    rows: u16,
-    columns: u16,
-) -> Result<[OwnedFd; 3], Failure> {
-    let Pty { master, slave } = pty::open(devpts, rows, columns).at(Stage::Terminal)?;
-    channel.send(&Report::Terminal, &[master.as_fd()]).at(Stage::Terminal)?;
-    let input = duplicate(&slave).at(Stage::Terminal)?;
-    let output = duplicate(&slave).at(Stage::Terminal)?;
-    Ok([input, output, slave])
+/// Waits for the plan, and the template's mount namespace if there is one; `None` when the keeper is gone, or no
+/// sandbox is needed.
+fn work(channel: &Channel) -> Result<Option<(Plan, Option<OwnedFd>)>, Failure> {
+    match channel.receive::<Order>().at(Stage::Plan)? {
+        Some((Order::Build { template }, descriptors)) => {
+            let mut descriptors = descriptors.into_iter();
+            let plan = launch::read_plan(launch::next(&mut descriptors, "the plan")?.as_fd())?;
+            let template = template.then(|| launch::next(&mut descriptors, "the template")).transpose()?;
+            Ok(Some((plan, template)))
+        }
+        None => Ok(None),
+        other => Err(out_of_turn(other)),
+    }
 }
 
-fn no_streams() -> Failure {
-    Failure::new(Stage::Terminal, "standard streams", Errno::EBADF)
+/// The devpts and the agent's standard streams.
+fn streams(channel: &Channel) -> Result<(OwnedFd, [OwnedFd; 3]), Failure> {
+    match channel.receive::<Order>().at(Stage::Plan)? {
+        Some((Order::Streams, descriptors)) => {
+            let mut descriptors = descriptors.into_iter();
+            let mut next = || launch::next(&mut descriptors, "a terminal");
+            Ok((next()?, [next()?, next()?, next()?]))
+        }
+        other => Err(out_of_turn(other)),
+    }
+}
+
+fn out_of_turn(order: Option<(Order, Vec<OwnedFd>)>) -> Failure {
+    match order {
+        Some((order, _)) => Failure::new(Stage::Plan, format!("{order:?} out of turn"), Errno::EPROTO),
+        None => Failure::new(Stage::Init, "the keeper is gone", Errno::EPIPE),
+    }
+}
+
+/// The detached mounts the keeper opens meanwhile.
+fn sources(channel: &Channel) -> Result<Sources, Failure> {
+    let mut mounts = Vec::new();
+    loop {
+        match channel.receive::<Order>().at(Stage::Plan)? {
+            Some((Order::Sources { last }, descriptors)) => {
+                mounts.extend(descriptors);
+                if last {
+                    return Ok(mounts.into_iter());
+                }
+            }
+            other => return Err(out_of_turn(other)),
+        }
+    }
+}
+
+/// Makes the mount namespace, from the template or an empty root: until here it was the host's.
+fn enter(template: Option<OwnedFd>) -> Result<Part, Failure> {
+    if let Some(template) = &template {
+        enter_mount_namespace(template.as_fd()).at(Stage::Namespaces)?;
+    }
+    unshare(CloneFlags::CLONE_NEWNS).at(Stage::Namespaces)?;
+    if template.is_some() {
+        return Ok(Part::Own);
+    }
+    root::start_empty()?;
+    Ok(Part::Whole)
 }
 
 /// Makes a process just cloned the agent's in the eyes of its user namespace, and no better protected from the
@@ -112,21 +140,13 @@ fn own_up(plan: &Plan, proc: BorrowedFd<'_>, pid: i32) -> Result<(), Failure> {
 }
 
 /// Names and keys of the sandbox's own.
-fn settle(plan: &Plan) -> Result<(), Failure> {
+fn settle(sandbox: &str) -> Result<(), Failure> {
     // The namespace is made here and not with the process, so that its root is the sandbox's cgroup.
     unshare(CloneFlags::CLONE_NEWCGROUP).at(Stage::Namespaces)?;
-    sethostname(&plan.sandbox)
-        .map_err(|errno| SyscallError::from_nix("sethostname", &plan.sandbox, errno))
+    sethostname(sandbox)
+        .map_err(|errno| SyscallError::from_nix("sethostname", sandbox, errno))
         .at(Stage::Init)?;
     keyring::fresh_session().at(Stage::Init)
-}
-
-/// Waits for the keeper; its end is no order.
-fn order_to_go(channel: &Channel) -> Result<bool, Failure> {
-    match channel.receive::<Order>().at(Stage::Init)? {
-        Some((Order::Go, _)) => Ok(true),
-        None => Ok(false),
-    }
 }
 
 /// After this PID 1 can wait, report and exit.
@@ -146,7 +166,7 @@ fn give_up_rights(plan: &Plan) -> Result<(), Failure> {
 fn reap_until_end(channel: &Channel, children: &OwnedFd, agent: &Child) -> Result<(), Failure> {
     loop {
         let [_, keeper] = readable([Some(children.as_fd()), Some(channel.as_fd())]).at(Stage::Init)?;
-        // Nothing is said to PID 1 after `Go`: whatever comes, the end above all, ends the sandbox.
+        // Nothing more is said to PID 1: whatever comes, the end above all, ends the sandbox.
         if keeper {
             return Ok(());
         }

@@ -5,18 +5,27 @@ use skep_policy::launch::Ending;
 
 use crate::failure::Failure;
 
-/// From the keeper to PID 1.
+/// From the keeper to PID 1, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
-    /// Start the agent.
-    Go,
+    /// Build the sandbox and start the agent. Descriptors: the sealed plan, then the template's mount namespace if
+    /// `template` says so.
+    Build {
+        /// A template is passed.
+        template: bool,
+    },
+    /// Descriptors: the sandbox's devpts; standard input, output and error of the agent.
+    Streams,
+    /// The next detached mounts of [`crate::sources`], as many as fit into one message.
+    Sources {
+        /// There are no more.
+        last: bool,
+    },
 }
 
 /// From PID 1 to the keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
-    /// The terminal is there. Descriptor: its master.
-    Terminal,
     /// The launch failed here; PID 1 exits.
     Failed(Failure),
     /// The agent ended; PID 1 exits, and everything in its namespace with it.

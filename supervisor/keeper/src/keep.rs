@@ -1,9 +1,9 @@
-//! The keeper's life: one request, then one sandbox until it is gone.
+//! The keeper's life: an empty sandbox, then what a plan makes of it, until that is gone.
 //!
 //! ```text
-//! Launch -> [PID 1 cloned] -> Prepared -> (Go) -> Started -> Exited -> Gone
-//!              |                 |           |        |
-//!              +-> Failed <------+-----------+        +-> Kill or end of the channel: all killed -> Gone
+//! Isolate -> [PID 1 cloned] -> Isolated -> (waits) -> Launch -> Started -> Exited -> Gone
+//!    |               |                                   |         |
+//!    +-> Failed <----+-----------------------------------+         +-> Kill or end of the channel: all killed -> Gone
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,71 +14,55 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 use skep_kernel::SyscallError;
-use skep_kernel::clone::signal;
+use skep_kernel::clone::{enter_mount_namespace_of, signal};
 use skep_kernel::process::readable;
 use skep_kernel::seqpacket::{Channel, ChannelError, Message};
 use skep_kernel::{pseudo, pty};
-use skep_policy::launch::{Ending, KeeperEvent, KeeperRequest, Plan, Stage, Terminal};
+use skep_policy::launch::{Ending, KeeperEvent, KeeperRequest, Stage};
 
 use crate::failure::{At, Failure};
-use crate::inner::{Order, Progress, Report};
-use crate::launch::{self, Launched, Passed};
+use crate::inner::{Progress, Report};
+use crate::launch::{self, Launched, Place};
 
-/// Serves the first request of a channel to its end.
+/// Serves a channel to its end.
 pub fn serve(channel: &Channel) {
-    let result = match channel.receive::<KeeperRequest>() {
-        Ok(Some((request, descriptors))) => answer(channel, &request, descriptors),
-        // Whoever started us is gone before saying what for.
-        Ok(None) => return,
-        Err(error) => Err(error).at(Stage::Plan),
-    };
-    if let Err(failure) = result {
+    if let Err(failure) = answer(channel) {
+        // Nobody left to hear it is no further failure.
         channel.send(&KeeperEvent::from(failure), &[]).ok();
     }
 }
 
-fn answer(channel: &Channel, request: &KeeperRequest, descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
-    let mut descriptors = descriptors.into_iter();
-    match request {
-        KeeperRequest::Launch { template } => {
-            let plan = launch::read_plan(descriptors.next())?;
-            let passed = launch::sort(descriptors, plan.terminal, *template)?;
-            launch(channel, &plan, passed)
-        }
-        KeeperRequest::BuildTemplate => {
-            let plan = launch::read_plan(descriptors.next())?;
+fn answer(channel: &Channel) -> Result<(), Failure> {
+    match channel.receive::<KeeperRequest>().at(Stage::Plan)? {
+        Some((KeeperRequest::BuildTemplate, descriptors)) => {
+            let memory = launch::next(&mut descriptors.into_iter(), "the plan")?;
+            let plan = launch::read_plan(memory.as_fd())?;
             let namespace = launch::build_template(&plan)?;
             channel.send(&KeeperEvent::Template, &[namespace.as_fd()]).at(Stage::Root)
         }
-        KeeperRequest::Go | KeeperRequest::Signal(_) | KeeperRequest::Kill => {
-            Err(Failure::new(Stage::Plan, format!("{request:?} before a launch"), Errno::EPROTO))
+        Some((KeeperRequest::Isolate { sandbox, network }, descriptors)) => {
+            let place = launch::place(descriptors)?;
+            let outside = launch::isolate(&network)?;
+            let own: Vec<_> = outside.iter().map(AsFd::as_fd).chain([channel.as_fd()]).collect();
+            let launched = launch::start(&sandbox, &place, &own)?;
+            let (agent, phase, waiting) = (None, Phase::Empty, Vec::new());
+            Keeper { channel, sandbox, place, launched, agent, phase, waiting }.live(outside)
         }
+        Some((request, _)) => Err(unexpected(&request)),
+        // Whoever started us is gone before saying what for.
+        None => Ok(()),
     }
 }
 
-fn launch(channel: &Channel, plan: &Plan, mut passed: Passed) -> Result<(), Failure> {
-    let launched = launch::start(plan, &mut passed, &[channel.as_fd()])?;
-    let mut keeper = Keeper {
-        channel,
-        sandbox: &plan.sandbox,
-        passed,
-        launched,
-        listeners: Vec::new(),
-        terminal: None,
-        agent: None,
-        phase: Phase::Launching,
-        waiting: Vec::new(),
-    };
-    let end = match keeper.prepare(plan) {
-        Ok(()) => keeper.watch(),
-        Err(failure) => keeper.first_cause(failure),
-    };
-    keeper.clear(end)
+fn unexpected(request: &KeeperRequest) -> Failure {
+    Failure::new(Stage::Plan, format!("{request:?} out of turn"), Errno::EPROTO)
 }
 
 /// How far the agent is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
+    /// There is no plan for it yet.
+    Empty,
     /// Its program does not run yet.
     Launching,
     /// Its program will not run; the reason is on its way.
@@ -107,13 +91,9 @@ const KILLED: u8 = 9;
 
 struct Keeper<'a> {
     channel: &'a Channel,
-    sandbox: &'a str,
-    passed: Passed,
+    sandbox: String,
+    place: Place,
     launched: Launched,
-    /// Network namespace and listeners, while the terminal is waited for.
-    listeners: Vec<OwnedFd>,
-    /// A copy of the terminal's master, to find its foreground group by.
-    terminal: Option<OwnedFd>,
     agent: Option<Agent>,
     phase: Phase,
     /// Signals that came before the agent's program ran.
@@ -127,6 +107,42 @@ struct Agent {
 }
 
 impl Keeper<'_> {
+    fn live(mut self, outside: [OwnedFd; 5]) -> Result<(), Failure> {
+        let end = match self.prepare(outside) {
+            Ok(Some(end)) => end,
+            Ok(None) => self.watch(),
+            Err(failure) => self.first_cause(failure),
+        };
+        self.clear(end)
+    }
+
+    /// Waits for the plan and has PID 1 carry it out.
+    fn prepare(&mut self, outside: [OwnedFd; 5]) -> Result<Option<End>, Failure> {
+        let descriptors = outside.each_ref().map(AsFd::as_fd);
+        self.channel.send(&KeeperEvent::Isolated, &descriptors).at(Stage::Network)?;
+        drop(outside);
+        match self.channel.receive::<KeeperRequest>().at(Stage::Plan)? {
+            Some((KeeperRequest::Launch { template }, descriptors)) => {
+                self.phase = Phase::Launching;
+                launch::hand_over(&mut self.launched, &self.sandbox, template, descriptors)?;
+                Ok(None)
+            }
+            Some((KeeperRequest::Kill, _)) => Ok(Some(End::Kill)),
+            Some((request, _)) => Err(unexpected(&request)),
+            // No sandbox is needed any more.
+            None => Ok(Some(End::Orphaned)),
+        }
+    }
+
+    /// A step that found PID 1 gone failed because PID 1 did: what that one said is the failure to tell.
+    fn first_cause(&mut self, failure: Failure) -> End {
+        let gone = [Errno::EPIPE, Errno::ECONNRESET].map(|errno| errno as i32);
+        match gone.contains(&failure.errno).then(|| self.drain()) {
+            Some(Ok(Some(End::Failed(cause)))) => End::Failed(cause),
+            _ => End::Failed(failure),
+        }
+    }
+
     /// Passes everything on between skepd, PID 1 and the agent, until there is an end.
     fn watch(&mut self) -> End {
         loop {
@@ -176,10 +192,6 @@ impl Keeper<'_> {
 
     fn hear_init(&mut self) -> Result<Option<End>, Failure> {
         match self.launched.channel.receive::<Report>().at(Stage::Init)? {
-            Some((Report::Terminal, descriptors)) => {
-                self.terminal = descriptors.into_iter().next();
-                self.prepared().map(|()| None)
-            }
             Some((Report::Failed(failure), _)) => Ok(Some(End::Failed(failure))),
             Some((Report::Exited(ending), _)) if self.phase == Phase::Started => {
                 self.exited(ending);
@@ -189,33 +201,6 @@ impl Keeper<'_> {
             Some((Report::Exited(ending), _)) => Err(died(ending)),
             None => Ok(Some(End::Init)),
         }
-    }
-
-    /// Sets the network up while PID 1 does the rest. A terminal is PID 1's to make, and goes out with the listeners.
-    fn prepare(&mut self, plan: &Plan) -> Result<(), Failure> {
-        self.listeners = launch::network(plan, &self.launched.init)?;
-        match plan.terminal {
-            Terminal::Pipes => self.prepared(),
-            Terminal::Pty { .. } => Ok(()),
-        }
-    }
-
-    /// A step that found PID 1 gone failed because PID 1 did: what that one said is the failure to tell.
-    fn first_cause(&mut self, failure: Failure) -> End {
-        if failure.errno != Errno::ESRCH as i32 {
-            return End::Failed(failure);
-        }
-        match self.drain() {
-            Ok(Some(End::Failed(cause))) => End::Failed(cause),
-            _ => End::Failed(failure),
-        }
-    }
-
-    fn prepared(&mut self) -> Result<(), Failure> {
-        let descriptors: Vec<_> = self.listeners.iter().chain(&self.terminal).map(AsFd::as_fd).collect();
-        self.channel.send(&KeeperEvent::Prepared, &descriptors).at(Stage::Network)?;
-        self.listeners.clear();
-        Ok(())
     }
 
     fn exited(&mut self, ending: Ending) {
@@ -254,11 +239,15 @@ impl Keeper<'_> {
             match self.launched.channel.receive::<Report>().at(Stage::Init)? {
                 Some((Report::Failed(failure), _)) => return Ok(Some(End::Failed(failure))),
                 Some((Report::Exited(ending), _)) => init_said = Some(ending),
-                Some((Report::Terminal, _)) | None => return Ok(Some(End::Init)),
+                None => return Ok(Some(End::Init)),
             }
         }
-        self.channel.send(&KeeperEvent::Started { pid: agent.pid }, &[]).at(Stage::Exec)?;
+        let master: Vec<_> = self.launched.terminal.iter().map(AsFd::as_fd).collect();
+        self.channel.send(&KeeperEvent::Started { pid: agent.pid }, &master).at(Stage::Exec)?;
         self.phase = Phase::Started;
+        // A mount namespace ends with its last member. If that were PID 1, its end would wait for every unmount;
+        // so it is the keeper, after all has been told. Where it cannot, that wait is all that is lost.
+        enter_mount_namespace_of(self.launched.init.pidfd.as_fd()).ok();
         for signal in std::mem::take(&mut self.waiting) {
             self.deliver(signal);
         }
@@ -270,13 +259,9 @@ impl Keeper<'_> {
 
     fn obey(&mut self) -> Result<Option<End>, Failure> {
         match self.channel.receive::<KeeperRequest>() {
-            Ok(Some((KeeperRequest::Go, _))) => {
-                self.launched.channel.send(&Order::Go, &[]).at(Stage::Init)?;
-                Ok(None)
-            }
             Ok(Some((KeeperRequest::Signal(number), _))) => {
                 match self.phase {
-                    Phase::Launching | Phase::Stopped => self.waiting.push(number),
+                    Phase::Empty | Phase::Launching | Phase::Stopped => self.waiting.push(number),
                     Phase::Started => self.deliver(number),
                     Phase::Exited => {}
                 }
@@ -290,7 +275,8 @@ impl Keeper<'_> {
 
     /// Signals the foreground group of the agent's terminal, else the agent. One that has ended needs none.
     fn deliver(&self, number: i32) {
-        let group = self.terminal.as_ref().and_then(|master| pty::foreground(master.as_fd()).ok().flatten());
+        let group =
+            self.launched.terminal.as_ref().and_then(|master| pty::foreground(master.as_fd()).ok().flatten());
         match (group, Signal::try_from(number), &self.agent) {
             (Some(group), Ok(named), _) => {
                 kill(Pid::from_raw(-group), named).ok();
@@ -326,14 +312,14 @@ impl Keeper<'_> {
 
     /// Kills by cgroup and by PID 1: either is enough, and either may already be gone.
     fn kill_all(&self) {
-        pseudo::write(self.passed.cgroup.as_fd(), "cgroup.kill", "1").ok();
+        pseudo::write(self.place.cgroup.as_fd(), "cgroup.kill", "1").ok();
         self.launched.init.kill().ok();
     }
 
     /// The kernel may take a moment to notice that the last process is gone.
     fn remove_cgroup(&self) -> Result<(), Failure> {
         for _ in 0..100 {
-            match unlinkat(&self.passed.parent, self.sandbox, UnlinkatFlags::RemoveDir) {
+            match unlinkat(&self.place.parent, self.sandbox.as_str(), UnlinkatFlags::RemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => return Ok(()),
                 Err(Errno::EBUSY) => std::thread::sleep(Duration::from_millis(5)),
                 Err(errno) => {

@@ -20,14 +20,14 @@ use skep_policy::launch::{Ids, ObjectKind, Plan, RootOp, Stage};
 
 use crate::failure::{At, Failure};
 
-/// One detached mount for each [`RootOp::Bind`], in order.
+/// One detached mount for each [`RootOp::Bind`], in order, as they are used up.
 pub type Sources = std::vec::IntoIter<OwnedFd>;
 
-/// Opens the sources of `ops`.
+/// Opens the sources of `ops`: one detached mount for each [`RootOp::Bind`], in order.
 ///
 /// # Errors
 /// The first that cannot be opened, is of another kind than the plan says, or cannot be mounted.
-pub fn open<'a>(plan: &Plan, ops: impl Iterator<Item = &'a RootOp>) -> Result<Sources, Failure> {
+pub fn open<'a>(plan: &Plan, ops: impl Iterator<Item = &'a RootOp>) -> Result<Vec<OwnedFd>, Failure> {
     let mut maps = Maps { shown: plan.agent, made: Vec::new() };
     let mut mounts = Vec::new();
     for op in ops {
@@ -43,7 +43,7 @@ pub fn open<'a>(plan: &Plan, ops: impl Iterator<Item = &'a RootOp>) -> Result<So
             mounts.push(mount);
         }
     }
-    Ok(mounts.into_iter())
+    Ok(mounts)
 }
 
 /// A detached copy of what is mounted at `from`, which `lookup` must be able to reach without any link.

@@ -18,7 +18,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use skep_policy::launch::{Ending, KeeperEvent, LandlockRule, Plan};
-use support::{Cgroup, build_template, launch_in, plan};
+use support::{build_template, launch_in, plan, waiting};
 
 const ROUNDS: usize = 200;
 
@@ -46,21 +46,20 @@ fn bare() -> Duration {
     start.elapsed()
 }
 
-/// From the cgroup to the exit status, and to the end of the keeper.
+/// What is done ahead; then from the plan to the start, to the exit status and to the end of the keeper.
 fn ours(plan: &Plan, template: Option<&std::os::fd::OwnedFd>) -> [Duration; 4] {
     let start = Instant::now();
-    let cgroup = Cgroup::make();
-    let mut run = launch_in(cgroup, plan.clone(), template.map(AsFd::as_fd));
-    run.expect(&KeeperEvent::Prepared);
-    let prepared = start.elapsed();
-    run.go();
+    let waiting = waiting();
+    let ahead = start.elapsed();
+    let start = Instant::now();
+    let mut run = launch_in(waiting, plan.clone(), template.map(AsFd::as_fd));
     run.started();
     let started = start.elapsed();
     run.expect(&KeeperEvent::Exited(Ending::Code(0)));
     let exited = start.elapsed();
     run.expect(&KeeperEvent::Gone);
     run.keeper.wait().unwrap();
-    [prepared, started, exited, start.elapsed()]
+    [ahead, started, exited, start.elapsed()]
 }
 
 fn show(name: &str, mut times: Vec<Duration>) {
@@ -78,16 +77,16 @@ fn as_root_a_launch_beside_bubblewrap() {
     let template = build_template(&plan);
     let mut all: [Vec<Duration>; 7] = Default::default();
     for _ in 0..ROUNDS {
-        let [prepared, started, exited, gone] = ours(&plan, Some(&template));
+        let [ahead, started, exited, gone] = ours(&plan, Some(&template));
         let [.., whole, _] = ours(&plan, None);
-        for (times, time) in all.iter_mut().zip([bare(), bwrap(), prepared, started, exited, gone, whole]) {
+        for (times, time) in all.iter_mut().zip([bare(), bwrap(), ahead, started, exited, gone, whole]) {
             times.push(time);
         }
     }
     let names = [
         "bare",
         "bwrap",
-        "ours: prepared",
+        "ours: ahead of it",
         "ours: started",
         "ours: exited",
         "ours: gone",

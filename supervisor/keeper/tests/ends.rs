@@ -15,8 +15,6 @@ fn failed(stage: Stage, object: &str, errno: i32) -> KeeperEvent {
 /// A sandbox whose agent, and a child of the agent's in a session of its own, sleep.
 fn sleeping() -> Run {
     let run = launch(shell("setsid sleep 600 & sleep 600"), None);
-    run.expect(&KeeperEvent::Prepared);
-    run.go();
     run.started();
     run
 }
@@ -104,8 +102,7 @@ fn as_root_an_unsealed_or_foreign_plan_is_refused() {
     assert_eq!(launch(other, None).failure(), failed(Stage::Plan, "plan of version 99", libc::EPROTO));
     let helper = support::keeper();
     let file = std::fs::File::open("/etc/passwd").unwrap();
-    let request = KeeperRequest::Launch { template: false };
-    helper.channel.send(&request, &[std::os::fd::AsFd::as_fd(&file)]).unwrap();
+    helper.channel.send(&KeeperRequest::BuildTemplate, &[std::os::fd::AsFd::as_fd(&file)]).unwrap();
     let (event, _) = helper.channel.receive::<KeeperEvent>().unwrap().unwrap();
     assert!(matches!(event, KeeperEvent::Failed { stage: Stage::Plan, .. }), "{event:?}");
 }
@@ -121,9 +118,8 @@ fn as_root_a_kill_ends_everything() {
 }
 
 #[test]
-fn as_root_a_kill_before_go_ends_everything() {
-    let mut run = launch(plan(&["true"]), None);
-    run.expect(&KeeperEvent::Prepared);
+fn as_root_a_kill_during_the_launch_ends_everything() {
+    let mut run = launch(plan(&["sleep", "600"]), None);
     run.channel.send(&KeeperRequest::Kill, &[]).unwrap();
     run.expect(&KeeperEvent::Gone);
     assert_eq!(processes(&run.cgroup), "");
@@ -143,7 +139,6 @@ fn as_root_the_end_of_skepd_during_a_launch_leaves_nothing() {
     for microseconds in (0..6000).step_by(300) {
         let Run { mut keeper, channel, cgroup, .. } = launch(plan(&["sleep", "600"]), None);
         std::thread::sleep(Duration::from_micros(microseconds));
-        channel.send(&KeeperRequest::Go, &[]).ok();
         drop(channel);
         keeper.wait().unwrap();
         assert!(!cgroup.path.exists() || processes(&cgroup).is_empty(), "after {microseconds} us");
@@ -162,7 +157,6 @@ fn as_root_a_killed_keeper_leaves_no_process() {
 fn as_root_a_keeper_killed_during_a_launch_leaves_no_process() {
     for microseconds in (0..6000).step_by(300) {
         let mut run = launch(plan(&["sleep", "600"]), None);
-        run.go();
         std::thread::sleep(Duration::from_micros(microseconds));
         run.keeper.kill().unwrap();
         run.keeper.wait().unwrap();
@@ -179,9 +173,7 @@ fn as_root_what_the_agent_leaves_behind_dies_with_it() {
 #[test]
 fn as_root_a_signal_reaches_the_agent_also_when_it_comes_early() {
     let run = launch(shell("trap 'exit 7' TERM; while :; do sleep 0.01; done"), None);
-    run.expect(&KeeperEvent::Prepared);
     run.channel.send(&KeeperRequest::Signal(libc::SIGCONT), &[]).unwrap();
-    run.go();
     run.started();
     // The trap is not set at once.
     std::thread::sleep(Duration::from_millis(300));

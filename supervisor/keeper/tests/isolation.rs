@@ -71,8 +71,6 @@ fn as_root_pid_1_is_nobody_without_rights_under_a_filter() {
     let run = support::launch(shell("read line; exit 0"), None);
     drop(run);
     let run = support::launch(shell("sleep 60"), None);
-    run.expect(&skep_policy::launch::KeeperEvent::Prepared);
-    run.go();
     run.started();
     let init = support::processes(&run.cgroup).lines().next().unwrap().to_owned();
     let status = std::fs::read_to_string(format!("/proc/{init}/status")).unwrap();

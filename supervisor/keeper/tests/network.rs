@@ -6,19 +6,12 @@ mod support;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use nix::libc;
 use skep_policy::launch::{Ending, KeeperEvent};
 use support::{Run, launch, said, shell};
-
-fn prepared(script: &str) -> (Run, Vec<OwnedFd>) {
-    let run = launch(shell(script), None);
-    let descriptors = run.expect(&KeeperEvent::Prepared);
-    assert_eq!(descriptors.len(), 5);
-    (run, descriptors)
-}
 
 fn finish(run: &mut Run) -> String {
     let mut output = String::new();
@@ -40,7 +33,7 @@ fn cookie(socket: &impl AsRawFd) -> u64 {
 
 #[test]
 fn as_root_all_listeners_are_in_the_sandboxs_namespace() {
-    let (_run, descriptors) = prepared("true");
+    let Run { network: descriptors, .. } = launch(shell("true"), None);
     let host = cookie(&UdpSocket::bind("127.0.0.1:0").unwrap());
     let cookies: Vec<_> = descriptors[1..].iter().map(cookie).collect();
     assert!(cookies.iter().all(|inside| *inside != host && *inside == cookies[0]), "{cookies:?}");
@@ -62,10 +55,9 @@ fn as_root_only_lo_is_there_with_both_addresses_and_every_destination_is_local()
 fn as_root_a_connection_to_the_gateways_port_arrives_at_its_listener() {
     let script =
         "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(\"127.0.0.1:1\") or die $!; print <$s>'";
-    let (mut run, mut descriptors) = prepared(script);
-    let listener = TcpListener::from(descriptors.remove(1));
+    let mut run = launch(shell(script), None);
+    let listener = TcpListener::from(run.network.remove(1));
     listener.set_nonblocking(false).unwrap();
-    run.go();
     run.started();
     let (mut stream, _) = listener.accept().unwrap();
     stream.write_all(b"hello\n").unwrap();
@@ -76,11 +68,10 @@ fn as_root_a_connection_to_the_gateways_port_arrives_at_its_listener() {
 #[test]
 fn as_root_a_question_to_any_server_arrives_with_the_address_it_was_for() {
     let script = "perl -MIO::Socket::INET -e '$s = IO::Socket::INET->new(PeerAddr => \"8.8.8.8:53\", Proto => \"udp\") or die $!; $s->send(\"q\"); $s->recv($a, 9); print $a'";
-    let (mut run, mut descriptors) = prepared(script);
-    let udp = UdpSocket::from(descriptors.remove(3));
+    let mut run = launch(shell(script), None);
+    let udp = UdpSocket::from(run.network.remove(3));
     udp.set_nonblocking(false).unwrap();
     udp.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    run.go();
     run.started();
     let mut question = [0_u8; 16];
     let mut control = nix::cmsg_space!(libc::in_pktinfo);

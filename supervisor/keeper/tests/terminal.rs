@@ -5,7 +5,6 @@ mod support;
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 
 use nix::libc;
 use skep_policy::launch::{Ending, KeeperEvent, KeeperRequest, Plan, Terminal};
@@ -14,12 +13,9 @@ use support::{Run, launch, shell};
 fn with_terminal(script: &str) -> (Run, File) {
     let plan = Plan { terminal: Terminal::Pty { rows: 33, columns: 99 }, ..shell(script) };
     let run = launch(plan, None);
-    let mut descriptors: Vec<OwnedFd> = run.expect(&KeeperEvent::Prepared);
-    assert_eq!(descriptors.len(), 6);
-    let master = File::from(descriptors.remove(5));
-    run.go();
-    run.started();
-    (run, master)
+    let (event, mut descriptors) = run.event().unwrap();
+    assert!(matches!(event, KeeperEvent::Started { .. }) && descriptors.len() == 1, "{event:?}");
+    (run, File::from(descriptors.remove(0)))
 }
 
 /// Everything up to the hang-up, which a master reads as EIO.

@@ -12,14 +12,6 @@ use nix::sched::CloneFlags;
 
 use crate::error::{SyscallError, check};
 
-/// The namespaces of a sandbox that are made with its PID 1. The user namespace is the agent's alone; the
-/// cgroup namespace is unshared afterwards, for at `clone3` its root would still be the parent's cgroup.
-pub const SANDBOX_NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNS
-    .union(CloneFlags::CLONE_NEWPID)
-    .union(CloneFlags::CLONE_NEWNET)
-    .union(CloneFlags::CLONE_NEWIPC)
-    .union(CloneFlags::CLONE_NEWUTS);
-
 /// Which side of a [`fork`] this is.
 #[derive(Debug)]
 pub enum Side {
@@ -182,15 +174,15 @@ pub fn enter_mount_namespace(namespace: BorrowedFd<'_>) -> Result<(), SyscallErr
         .map_err(|errno| SyscallError::from_nix("setns", "mount namespace", errno))
 }
 
-/// Enters the network namespace of a process.
+/// Enters the mount namespace of a process.
 ///
 /// Minimum kernel version: 5.8 (setns by pidfd).
 ///
 /// # Errors
-/// EPERM without CAP_SYS_ADMIN, ESRCH when the process is gone.
-pub fn enter_network_namespace_of(pidfd: BorrowedFd<'_>) -> Result<(), SyscallError> {
-    nix::sched::setns(pidfd, CloneFlags::CLONE_NEWNET)
-        .map_err(|errno| SyscallError::from_nix("setns", "network namespace", errno))
+/// EPERM without CAP_SYS_ADMIN and CAP_SYS_CHROOT, ESRCH when the process is gone.
+pub fn enter_mount_namespace_of(pidfd: BorrowedFd<'_>) -> Result<(), SyscallError> {
+    nix::sched::setns(pidfd, CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| SyscallError::from_nix("setns", "mount namespace of a process", errno))
 }
 
 /// Leaves namespaces of the parent for new ones.

@@ -1,8 +1,9 @@
 //! Sealed memory files: how a plan travels, so that what was checked is what is read.
 
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 
@@ -36,21 +37,21 @@ pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, SyscallError> {
 ///
 /// # Errors
 /// EPERM when a seal is missing, EFBIG when it is larger than [`MAX_SIZE`].
-pub fn read(fd: OwnedFd) -> Result<Vec<u8>, SyscallError> {
+pub fn read(fd: impl AsFd) -> Result<Vec<u8>, SyscallError> {
     let seals = fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS)
         .map_err(|errno| SyscallError::from_nix("fcntl", "F_GET_SEALS", errno))?;
     if !SealFlag::from_bits_truncate(seals).contains(SEALS) {
         return Err(SyscallError::new("fcntl", "F_GET_SEALS", libc::EPERM));
     }
     let fail = |error: std::io::Error| SyscallError::from_io("read", "memfd", &error);
-    let mut file = File::from(fd);
+    let file = File::from(fd.as_fd().try_clone_to_owned().map_err(fail)?);
     let size = file.metadata().map_err(fail)?.len();
     if size > MAX_SIZE {
         return Err(SyscallError::new("read", "memfd", libc::EFBIG));
     }
-    file.rewind().map_err(fail)?;
-    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
-    file.read_to_end(&mut bytes).map_err(fail)?;
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
+    // By position: the offset is shared with whoever else has the file.
+    file.read_exact_at(&mut bytes, 0).map_err(fail)?;
     Ok(bytes)
 }
 

@@ -1,52 +1,51 @@
 //! Looking at the file system with somebody else's rights.
 //!
 //! `skepd` is root, and the paths it looks at come from profiles and callers. Whatever it learns about a path
-//! must be what the caller could have learned himself, so these look-ups run on a thread of their own whose
-//! file system ids are the caller's.
+//! must be what the caller could have learned himself, so these look-ups run on a thread whose file system ids
+//! are the caller's meanwhile.
 
 // UNSAFETY: the C library's wrappers change all threads of the process; only the raw calls change one.
 #![expect(unsafe_code, reason = "raw per-thread setfsuid, setfsgid and setgroups")]
 
 use std::path::Path;
-use std::thread;
 
 use nix::fcntl::AtFlags;
-use nix::unistd::{AccessFlags, faccessat, getegid, geteuid};
+use nix::unistd::{AccessFlags, Gid, Uid, faccessat, getgroups};
 use skep_policy::launch::Ids;
 
 use crate::error::SyscallError;
 
-/// Runs `look` with the file system uid, gid and (empty) groups of `ids` and returns its result.
+/// Runs `look` with the file system uid, gid and (no supplementary) groups of `ids` and returns its result.
 ///
-/// The ids are a property of the thread, which ends here: nothing else of the process is touched. For a caller
-/// other than root the kernel also takes the thread's file capabilities away (capabilities(7), "Effect of user
-/// ID changes").
+/// The ids are properties of the calling thread, which has its own again afterwards, whatever `look` did: nothing
+/// else of the process is touched. For a caller other than root the kernel also takes the thread's capabilities
+/// over files away meanwhile (capabilities(7), "Effect of user ID changes").
 ///
 /// # Errors
-/// When the ids cannot be taken, or the thread cannot be started. A panic in `look` is passed on.
-pub fn with_rights_of<T: Send>(ids: Ids, look: impl FnOnce() -> T + Send) -> Result<T, SyscallError> {
-    thread::scope(|scope| {
-        let worker = thread::Builder::new()
-            .name("view".to_owned())
-            .spawn_scoped(scope, move || {
-                take(ids)?;
-                Ok(look())
-            })
-            .map_err(|error| SyscallError::from_io("clone", "view thread", &error))?;
-        worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+/// When the ids cannot be taken.
+///
+/// # Aborts
+/// When the thread's own ids cannot be had back: its next work would be done as somebody else.
+pub fn with_rights_of<T>(ids: Ids, look: impl FnOnce() -> T) -> Result<T, SyscallError> {
+    let own = Ids { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() };
+    let groups = getgroups().map_err(|errno| SyscallError::from_nix("getgroups", "", errno))?;
+    let _own = Restored { ids: own, groups: groups.into_iter().map(Gid::as_raw).collect() };
+    take(ids, &[])?;
+    Ok(look())
 }
 
-/// The same on the calling thread, for one that looks again and again: it has the ids of the process again
-/// afterwards, but gives up its supplementary groups for good.
-///
-/// # Errors
-/// When the ids cannot be taken or given back.
-pub fn briefly_with_rights_of<T>(ids: Ids, look: impl FnOnce() -> T) -> Result<T, SyscallError> {
-    take(ids)?;
-    let seen = look();
-    take(Ids { uid: geteuid().as_raw(), gid: getegid().as_raw() })?;
-    Ok(seen)
+/// The thread's own ids, taken back at the end, also by a panic.
+struct Restored {
+    ids: Ids,
+    groups: Vec<u32>,
+}
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        if take(self.ids, &self.groups).is_err() {
+            std::process::abort();
+        }
+    }
 }
 
 /// Whether the ids of [`with_rights_of`] may make and remove names in a directory.
@@ -65,10 +64,10 @@ pub fn may_change(directory: &Path) -> Result<(), SyscallError> {
 /// Takes the ids for the calling thread alone.
 ///
 /// The raw system calls are used because the C library's `setgroups` changes every thread of the process.
-fn take(ids: Ids) -> Result<(), SyscallError> {
-    // SAFETY: setgroups reads as many ids as its first argument says: none, so the null pointer is not read.
-    if unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>()) } != 0 {
-        return Err(SyscallError::last("setgroups", "view thread"));
+fn take(ids: Ids, groups: &[u32]) -> Result<(), SyscallError> {
+    // SAFETY: setgroups reads as many ids as its first argument says.
+    if unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) } != 0 {
+        return Err(SyscallError::last("setgroups", "view"));
     }
     // SAFETY: setfsgid takes an integer and touches no memory.
     unsafe { libc::syscall(libc::SYS_setfsgid, ids.gid) };
@@ -82,7 +81,7 @@ fn take(ids: Ids) -> Result<(), SyscallError> {
     if uid == i64::from(ids.uid) && gid == i64::from(ids.gid) {
         return Ok(());
     }
-    Err(SyscallError::new("setfsuid", "view thread", libc::EPERM))
+    Err(SyscallError::new("setfsuid", "view", libc::EPERM))
 }
 
 #[cfg(test)]
@@ -100,9 +99,8 @@ mod tests {
         let secret = directory.path().join("secret");
         fs::write(&secret, "x").unwrap();
         assert!(with_rights_of(nobody, || fs::read(&secret)).unwrap().is_err());
-        let root = Ids { uid: 0, gid: 0 };
-        let briefly = || briefly_with_rights_of(nobody, || fs::read(&secret)).unwrap().is_err();
-        assert!(with_rights_of(root, || briefly() && fs::read(&secret).is_ok()).unwrap());
+        // The thread is root's again.
+        fs::read(&secret).unwrap();
         assert!(with_rights_of(Ids { uid: 0, gid: 0 }, || fs::read(&secret)).unwrap().is_ok());
         let may_change = || with_rights_of(nobody, || may_change(directory.path())).unwrap();
         assert_eq!(may_change().unwrap_err().errno, libc::EACCES);

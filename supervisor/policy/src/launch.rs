@@ -42,8 +42,6 @@ pub struct Plan {
     pub template: Vec<RootOp>,
     /// Operations that build what belongs to this sandbox alone, run after the template.
     pub private: Vec<RootOp>,
-    /// Addresses of the network namespace.
-    pub network: Network,
     /// The Landlock hull of the agent, or `None` where a layer above makes it pointless or the host has none.
     pub landlock: Option<Vec<LandlockRule>>,
     /// Resource limits by `RLIMIT_*` number, soft and hard alike.
@@ -149,6 +147,15 @@ pub enum RootOp {
     },
 }
 
+impl RootOp {
+    /// Whether a launch that has entered a template has something of this operation left to do: what two sandboxes
+    /// must not share is put off to it, even where the operation stands among the template's.
+    #[must_use]
+    pub fn is_put_off(&self) -> bool {
+        matches!(self, Self::Proc | Self::Tmpfs { .. } | Self::Devices { .. })
+    }
+}
+
 /// What an object is, as far as mounting cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ObjectKind {
@@ -206,7 +213,7 @@ pub struct Command {
 /// How the agent talks to its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Terminal {
-    /// A pty from the sandbox's own devpts; its master travels with [`KeeperEvent::Prepared`].
+    /// A pty from the sandbox's own devpts; its master travels with [`KeeperEvent::Started`].
     Pty {
         /// Rows of the window.
         rows: u16,
@@ -217,20 +224,29 @@ pub enum Terminal {
     Pipes,
 }
 
-/// What `skepd` asks of a keeper. Descriptors ride along as SCM_RIGHTS in the order given.
+/// What `skepd` asks of a keeper: a template, or a network and later a launch into it. Descriptors ride along as
+/// SCM_RIGHTS in the order given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeeperRequest {
-    /// Build the sandbox up to the point where only the agent is missing.
+    /// Make an empty sandbox: its namespaces, and a PID 1 that waits in them. That is half of a launch and needs
+    /// no plan, so it is asked for ahead.
     ///
-    /// Descriptors: a sealed memfd with the [`Plan`], the sandbox's cgroup directory, the parent of that
-    /// directory (to remove it should `skepd` be gone), then, with [`Terminal::Pipes`], standard input, output
-    /// and error of the agent, then the template's mount namespace if `template` says so.
+    /// Descriptors: the sandbox's cgroup directory, and the parent of that directory, to remove it should `skepd`
+    /// be gone.
+    Isolate {
+        /// Its id.
+        sandbox: String,
+        /// Its network.
+        network: Network,
+    },
+    /// Build its root and start the agent.
+    ///
+    /// Descriptors: a sealed memfd with the [`Plan`], then the template's mount namespace if `template` says so,
+    /// then, with [`Terminal::Pipes`], standard input, output and error of the agent.
     Launch {
-        /// A template mount namespace is passed; [`Plan::template`] is already in it.
+        /// A template mount namespace is passed; of [`Plan::template`] only what is put off has to be there.
         template: bool,
     },
-    /// Everything outside is in place: start the agent.
-    Go,
     /// Send a signal to the agent (to the foreground process group of its terminal where it has one).
     Signal(i32),
     /// End the sandbox at once.
@@ -242,10 +258,11 @@ pub enum KeeperRequest {
 /// What a keeper tells `skepd`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeeperEvent {
-    /// The network namespace and its listeners exist. Descriptors: network namespace, TCP v4, TCP v6, UDP v4,
-    /// UDP v6 listeners, then the pty master with [`Terminal::Pty`].
-    Prepared,
-    /// The agent's program has been executed (its `execve` succeeded).
+    /// The answer to [`KeeperRequest::Isolate`]: the empty sandbox waits. Descriptors: network namespace, TCP v4, TCP v6, UDP v4, UDP v6
+    /// listeners.
+    Isolated,
+    /// The agent's program has been executed (its `execve` succeeded). Descriptor, with [`Terminal::Pty`]: the
+    /// pty's master.
     Started {
         /// Its pid in the initial PID namespace.
         pid: u32,
@@ -261,7 +278,7 @@ pub enum KeeperEvent {
     },
     /// The agent ended.
     Exited(Ending),
-    /// The sandbox's processes and namespaces are gone; the keeper exits after this.
+    /// The sandbox's processes are gone; what is left of its namespaces ends with the keeper, which exits.
     Gone,
     /// The answer to [`KeeperRequest::BuildTemplate`]. Descriptor: the mount namespace.
     Template,

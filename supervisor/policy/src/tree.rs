@@ -12,6 +12,22 @@ const MAX_LINKS: usize = 40;
 /// `ELOOP`.
 const ELOOP: i32 = 40;
 
+/// Whether a path is `root` or lies below it.
+///
+/// Both are absolute and normal: no `.`, no `..`, no doubled slash, none at the end. Then their bytes can be compared,
+/// which takes a tenth of what [`Path::starts_with`] does, and a launch asks ten thousand times.
+#[must_use]
+pub(crate) fn within(path: &Path, root: &Path) -> bool {
+    let rest = path.as_os_str().as_bytes().strip_prefix(root.as_os_str().as_bytes());
+    rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/' || root.as_os_str().len() == 1)
+}
+
+/// How many components an absolute, normal path has, the root counted.
+pub(crate) fn depth(path: &Path) -> usize {
+    let bytes = path.as_os_str().as_bytes();
+    bytes.iter().filter(|byte| **byte == b'/').count() + usize::from(bytes.len() > 1)
+}
+
 /// What is found at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {

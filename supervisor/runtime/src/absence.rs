@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use skep_kernel::mountinfo::{self, Mounted};
-use skep_kernel::view::briefly_with_rights_of;
+use skep_kernel::view::with_rights_of;
 use skep_policy::launch::Ids;
 use skep_policy::tree::{Found, Tree, walk};
 
@@ -39,7 +39,7 @@ impl Absence {
             self.mounts = mountinfo::mounted().ok().map(LocalTree::new);
         }
         let Some(tree) = &self.mounts else { return false };
-        match briefly_with_rights_of(user, || walk(tree, path).found == Found::Missing) {
+        match with_rights_of(user, || walk(tree, path).found == Found::Missing) {
             Ok(is_missing) => is_missing,
             Err(error) => {
                 tracing::error!(%error, "what exists on the host is not known");

@@ -19,8 +19,8 @@ const MOST_SAID: u64 = 2_000;
 /// What a helper said that said nothing.
 const NOTHING: &str = "nothing";
 
-/// A running keeper or gateway. Dropped without [`Helper::wait`] it is waited for in the background, so that
-/// no zombie stays.
+/// A running keeper or gateway. Dropped, it is told to end by the end of its channel, and waited for in the
+/// background so that no zombie stays.
 #[derive(Debug)]
 pub struct Helper {
     /// Its control channel; closing it ends the process.
@@ -53,13 +53,6 @@ impl Helper {
     pub fn has_ended(&mut self) -> bool {
         let runs = self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
         !runs
-    }
-
-    /// Closes the channel and waits for the end of the process.
-    pub async fn wait(mut self) {
-        let Some(child) = self.child.take() else { return };
-        drop(self);
-        reap(child).await;
     }
 }
 

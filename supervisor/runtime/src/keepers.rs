@@ -1,68 +1,228 @@
-//! Keepers started ahead: each waits for its plan, so that no launch waits for a process to start.
+//! Empty sandboxes, made ahead of launches: a cgroup, a keeper, namespaces with a PID 1 that waits in them, and a
+//! network that is judged already. That is half of a launch, and no plan is needed for it.
 //!
-//! A waiting keeper holds nothing but its channel and ends with it.
+//! An empty sandbox ends with the channel of its keeper, which then removes the cgroup too.
 
+use std::hash::{BuildHasher, RandomState};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use skep_kernel::bpf::{BpfError, LookupLink, LookupPlace};
+use skep_kernel::cgroup::{CgroupError, SandboxCgroup, Tree};
+use skep_kernel::seqpacket::ChannelError;
 use skep_kernel::spawn::SpawnError;
+use skep_policy::launch::{KeeperEvent, KeeperRequest, Network, Stage};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::helper::Helper;
+use crate::hex::hex;
+use crate::prepare::Place;
 
 /// How many wait: enough for launches that follow each other closely.
 const WAITING: usize = 2;
 
-/// Waiting keepers.
-#[derive(Debug)]
+/// How long one may take to be made. It takes a millisecond; a host that swaps may need seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A sandbox that waits for its plan.
+pub struct Empty {
+    /// Its control group.
+    pub cgroup: SandboxCgroup,
+    /// Its keeper.
+    pub keeper: Helper,
+    /// TCP v4, TCP v6, UDP v4 and UDP v6 listeners in its network namespace.
+    pub sockets: [OwnedFd; 4],
+    /// What hands the namespace's connections to them.
+    pub lookup: LookupLink,
+}
+
+impl Empty {
+    /// What a plan for it must know.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { id: self.cgroup.id().to_owned(), cgroup: self.cgroup.number() }
+    }
+}
+
+/// Why an empty sandbox cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// It has no control group.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Its keeper could not be started.
+    #[error("starting skep-keeper failed: {0}")]
+    Start(#[from] SpawnError),
+    /// The connection to the keeper broke.
+    #[error("skep-keeper: {0}")]
+    Channel(#[from] ChannelError),
+    /// The keeper could not make the namespaces.
+    #[error("{stage:?} {object}: {}", std::io::Error::from_raw_os_error(*errno))]
+    Failed {
+        /// Which step.
+        stage: Stage,
+        /// The call and its object.
+        object: String,
+        /// The kernel's answer.
+        errno: i32,
+    },
+    /// The network cannot be judged.
+    #[error("sk_lookup: {0}")]
+    Lookup(#[from] BpfError),
+    /// The keeper ended, or answered something else, or nothing in time.
+    #[error("skep-keeper {0}")]
+    Silent(&'static str),
+}
+
+/// The empty sandboxes.
 pub struct Keepers {
     program: PathBuf,
-    waiting: Mutex<Vec<Helper>>,
-    /// Held by whoever refills: two at once would start one keeper too many each.
-    refilling: Mutex<()>,
+    cgroups: Arc<Tree>,
+    /// `None` when the daemon stops.
+    waiting: Mutex<Option<Vec<Empty>>>,
+    /// Held by whoever refills: two at once would make one too many each.
+    refilling: tokio::sync::Mutex<()>,
 }
 
 impl Keepers {
     /// None yet; `program` is skep-keeper.
     #[must_use]
-    pub fn new(program: PathBuf) -> Arc<Self> {
-        let keepers = Arc::new(Self { program, waiting: Mutex::default(), refilling: Mutex::default() });
+    pub fn new(program: PathBuf, cgroups: Arc<Tree>) -> Arc<Self> {
+        let (waiting, refilling) = (Mutex::new(Some(Vec::new())), tokio::sync::Mutex::default());
+        let keepers = Arc::new(Self { program, cgroups, waiting, refilling });
         keepers.refill();
         keepers
     }
 
-    /// A keeper that has heard nothing yet.
+    /// One of those that wait, or a new one.
     ///
     /// # Errors
-    /// When none waits and none can be started.
-    pub fn take(self: &Arc<Self>) -> Result<Helper, SpawnError> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        // Somebody may have ended it meanwhile; then a new one is started here.
-        if waiting.as_mut().is_some_and(Helper::has_ended) {
-            waiting = None;
+    /// When none waits and none can be made.
+    pub async fn take(&self) -> Result<Empty, KeeperError> {
+        loop {
+            let Some(mut empty) = self.waiting().as_mut().and_then(Vec::pop) else {
+                return self.make().await;
+            };
+            // Somebody may have ended its keeper meanwhile.
+            if !empty.keeper.has_ended() {
+                return Ok(empty);
+            }
+            end(empty);
         }
-        self.refill();
-        waiting.map_or_else(|| Helper::start(&self.program, &[]), Ok)
     }
 
-    /// Starts keepers in the background until enough wait.
-    fn refill(self: &Arc<Self>) {
+    /// Takes one back that was not needed.
+    pub fn give_back(&self, empty: Empty) {
+        if let Some(waiting) = &mut *self.waiting() {
+            return waiting.push(empty);
+        }
+        end(empty);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Vec<Empty>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes empty sandboxes in the background until enough wait: after a launch, which would be slower for it.
+    pub fn refill(self: &Arc<Self>) {
         let keepers = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
-            let _alone = keepers.refilling.lock().unwrap_or_else(PoisonError::into_inner);
-            while keepers.waiting.lock().unwrap_or_else(PoisonError::into_inner).len() < WAITING {
-                match Helper::start(&keepers.program, &[]) {
-                    Ok(keeper) => {
-                        keepers.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
-                    }
+        tokio::spawn(async move {
+            let _alone = keepers.refilling.lock().await;
+            while keepers.waiting().as_ref().is_some_and(|waiting| waiting.len() < WAITING) {
+                match keepers.make().await {
+                    Ok(empty) => keepers.give_back(empty),
                     // The launch that needs one tries again and tells its user.
-                    Err(error) => return tracing::warn!(%error, "no keeper could be started ahead"),
+                    Err(error) => return tracing::warn!(%error, "no empty sandbox could be made ahead"),
                 }
             }
         });
     }
 
-    /// Ends those that wait.
-    pub fn clear(&self) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    async fn make(&self) -> Result<Empty, KeeperError> {
+        let (program, cgroups) = (self.program.clone(), Arc::clone(&self.cgroups));
+        let (cgroup, keeper) = blocking(move || {
+            let cgroup = cgroups.create(&new_id())?;
+            match Helper::start(&program, &[]) {
+                Ok(keeper) => Ok((cgroup, keeper)),
+                Err(error) => {
+                    remove(&cgroup);
+                    Err(error.into())
+                }
+            }
+        })
+        .await?;
+        match isolate(&cgroup, &keeper).await {
+            Ok((sockets, lookup)) => Ok(Empty { cgroup, keeper, sockets, lookup }),
+            Err(error) => {
+                drop(keeper);
+                tokio::task::block_in_place(|| remove(&cgroup));
+                Err(error)
+            }
+        }
     }
+
+    /// Ends those that wait, and makes no more ahead.
+    pub async fn clear(&self) {
+        let waiting = self.waiting().take();
+        waiting.into_iter().flatten().for_each(end);
+        // One may be in the making.
+        let _made = self.refilling.lock().await;
+    }
+}
+
+fn end(empty: Empty) {
+    let Empty { cgroup, keeper, .. } = empty;
+    drop(keeper);
+    tokio::task::block_in_place(|| remove(&cgroup));
+}
+
+/// Has a keeper make the namespaces, and puts the network under judgement.
+async fn isolate(cgroup: &SandboxCgroup, keeper: &Helper) -> Result<([OwnedFd; 4], LookupLink), KeeperError> {
+    let network = Network::OF_A_SANDBOX;
+    let request = KeeperRequest::Isolate { sandbox: cgroup.id().to_owned(), network };
+    keeper.channel.send(&request, &[cgroup.directory(), cgroup.parent()]).await?;
+    let descriptors = match timeout(PATIENCE, keeper.channel.receive()).await {
+        Ok(Ok(Some((KeeperEvent::Isolated, descriptors)))) => descriptors,
+        Ok(Ok(Some((KeeperEvent::Failed { stage, object, errno }, _)))) => {
+            return Err(KeeperError::Failed { stage, object, errno });
+        }
+        Ok(Ok(Some(_))) => return Err(KeeperError::Silent("answered something else")),
+        Ok(Ok(None)) => return Err(KeeperError::Silent("ended before it was ready")),
+        Ok(Err(error)) => return Err(error.into()),
+        Err(_elapsed) => return Err(KeeperError::Silent("did not become ready in time")),
+    };
+    let Ok([namespace, sockets @ ..]) = <[OwnedFd; 5]>::try_from(descriptors) else {
+        return Err(KeeperError::Silent("sent other descriptors"));
+    };
+    blocking(move || {
+        let [tcp_v4, tcp_v6, ..] = &sockets;
+        let place = LookupPlace::from(network);
+        let lookup = LookupLink::attach(namespace.as_fd(), tcp_v4.as_fd(), tcp_v6.as_fd(), &place)?;
+        Ok((sockets, lookup))
+    })
+    .await
+}
+
+/// Ends what is in the control group of a sandbox that nobody needs, and removes it.
+fn remove(cgroup: &SandboxCgroup) {
+    // Its keeper may have been faster.
+    let removed = cgroup.kill().and_then(|()| cgroup.remove(PATIENCE));
+    if let Err(error) = removed {
+        tracing::debug!(%error, "the control group of an empty sandbox");
+    }
+}
+
+/// Runs what would hold the event loop up.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, KeeperError> + Send + 'static,
+) -> Result<T, KeeperError> {
+    spawn_blocking(work).await.unwrap_or(Err(KeeperError::Silent("was not started: skepd is ending")))
+}
+
+/// 64 random bits from the standard library's per-process random keys and a counter of its own.
+pub(crate) fn new_id() -> String {
+    hex(&RandomState::new().hash_one(Instant::now()).to_be_bytes())
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, chown};
@@ -16,7 +15,7 @@ use skep_kernel::listener::Peer;
 use skep_kernel::view;
 use skep_policy::compose::Effective;
 use skep_policy::decision::Decision;
-use skep_policy::launch::{self, Command, Ids, Network, Plan, Terminal};
+use skep_policy::launch::{self, Command, Ids, Plan, Terminal};
 use skep_policy::layers::{self, Binding};
 use skep_policy::plan::{self, Context};
 use skep_policy::policy::{Bindings, FileOp, Policy};
@@ -35,8 +34,8 @@ use crate::view::{HostTree, NoCommand, package, program};
 /// Everything decided about one run.
 #[derive(Debug)]
 pub struct Prepared {
-    /// Id of the sandbox.
-    pub id: String,
+    /// The sandbox as the rest of skepd sees it.
+    pub live: Live,
     /// The launch as data.
     pub plan: Plan,
     /// What the caller should read before it starts.
@@ -47,14 +46,6 @@ pub struct Prepared {
     pub limits: Limits,
     /// The first record.
     pub start: audit::Start,
-    name: String,
-    workspace: PathBuf,
-    command: String,
-    policy: Policy,
-    binding: Binding,
-    origin: Arc<Origin>,
-    owner: u32,
-    since: Instant,
 }
 
 impl Prepared {
@@ -68,53 +59,48 @@ impl Prepared {
     /// The rules that are weaker here, each with why.
     #[must_use]
     pub fn weaker(&self) -> Vec<(String, String)> {
-        weaker(&self.binding)
+        weaker(&self.live.binding)
     }
 
     /// How long it may run.
     #[must_use]
     pub fn wall_clock(&self) -> Option<Duration> {
-        self.binding.wall_clock_ms.map(Duration::from_millis)
+        self.live.binding.wall_clock_ms.map(Duration::from_millis)
     }
+}
 
-    /// The sandbox as the rest of skepd sees it.
-    #[must_use]
-    pub fn into_live(self, cgroup: u64) -> Live {
-        Live {
-            id: self.id,
-            name: self.name,
-            owner: self.owner,
-            lookup: self.plan.lookup,
-            profile: self.policy.name.clone(),
-            workspace: self.workspace,
-            command: self.command,
-            cgroup,
-            enforced: enforced(&self.binding),
-            weaker: weaker(&self.binding),
-            policy: self.policy,
-            origin: self.origin,
-            since: self.since,
-            progress: Mutex::new(Progress::default()),
-        }
-    }
+/// The sandbox that a run is prepared for.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its id.
+    pub id: String,
+    /// The number of its cgroup.
+    pub cgroup: u64,
 }
 
 /// Decides everything about a run. Blocking: it looks at files, with the caller's rights.
 ///
 /// # Errors
 /// With what the caller did wrong, or what this host cannot enforce.
-pub fn prepare(supervisor: &Supervisor, peer: Peer, request: &Run) -> Result<Prepared, Refusal> {
+pub fn prepare(
+    supervisor: &Supervisor,
+    peer: Peer,
+    request: &Run,
+    place: Place,
+) -> Result<Prepared, Refusal> {
     let since = Instant::now();
     if !request.upstreams.is_empty() && !cfg!(feature = "test-upstreams") {
         return Err(Refusal::new("upstream", "this skepd was not built for tests", "leave --upstream out"));
     }
     let caller = Caller::resolve(peer.uid, request.subject, variable(&request.environment, "HOME"))?;
     let command = request.argv.first().ok_or_else(|| Refusal::new("request", "no command", "name one"))?;
-    let effective = supervisor.shelf.choose(&request.profile, command)?;
+    let composed = supervisor.shelf.choose(&request.profile, command)?;
+    let effective = &composed.effective;
     let state = agent_state(supervisor, &caller, &effective.name, &request.workspace)?;
-    let seen = view::with_rights_of(caller.ids, || look(supervisor, &caller, request, &effective, &state))
+    let look = || look(supervisor, &caller, request, effective, &state);
+    let seen = view::with_rights_of(caller.ids, look)
         .map_err(|error| Refusal::new("launch", error.to_string(), "try again"))??;
-    finish(supervisor, request, &caller, seen, since)
+    finish(supervisor, request, &caller, seen, Given { place, version: &composed.version, since })
 }
 
 /// What the look at the host's files gave.
@@ -167,19 +153,18 @@ fn look(
     Ok(Seen { policy, binding, plan })
 }
 
-/// The launch as data: what the policy decided, and what only the request and the daemon know. The seccomp
-/// programs are added last, for they are the same for all.
+/// The launch as data: what the policy decided, and what only the request and the daemon know. The id and the
+/// seccomp programs are added last.
 fn assemble(prepared: plan::Prepared, request: &Run, agent: Ids, lookup: Ids, program: &[u8]) -> Plan {
     let plan::Prepared { template, private, landlock, rlimits, environment, directory } = prepared;
     Plan {
         version: launch::VERSION,
-        sandbox: new_id(),
+        sandbox: String::new(),
         agent,
         init: INIT,
         lookup,
         template,
         private,
-        network: Network::OF_A_SANDBOX,
         landlock,
         rlimits,
         agent_filter: Vec::new(),
@@ -189,17 +174,25 @@ fn assemble(prepared: plan::Prepared, request: &Run, agent: Ids, lookup: Ids, pr
     }
 }
 
+/// What was known before the look.
+struct Given<'a> {
+    place: Place,
+    version: &'a str,
+    since: Instant,
+}
+
 fn finish(
     supervisor: &Supervisor,
     request: &Run,
     caller: &Caller,
     seen: Seen,
-    since: Instant,
+    given: Given<'_>,
 ) -> Result<Prepared, Refusal> {
     let Seen { policy, binding, mut plan } = seen;
+    let Given { place: Place { id, cgroup }, version, since } = given;
+    plan.sandbox.clone_from(&id);
     plan.agent_filter.clone_from(&supervisor.filters.agent);
     plan.init_filter.clone_from(&supervisor.filters.init);
-    let id = plan.sandbox.clone();
     let name = request.name.clone().unwrap_or_else(|| format!("{}-{}", policy.name, &id[..4]));
     let weaker: Vec<audit::Weaker> = weaker(&binding)
         .into_iter()
@@ -213,7 +206,7 @@ fn finish(
             name: Text::from(name.as_str()),
             owner: caller.ids.uid,
             profile: Text::from(policy.name.as_str()),
-            version: version(&policy),
+            version: version.to_owned(),
             weaker: audit::weaker_id(&weaker),
         },
         redactor,
@@ -232,22 +225,28 @@ fn finish(
         notices: notices(&binding),
         limits: host::limits(&binding.cgroup),
         upstreams: request.upstreams.clone(),
-        workspace: policy.bindings.workspace.clone(),
-        command: arguments.join(" "),
-        owner: caller.ids.uid,
-        id,
-        name,
         plan,
         start,
-        policy,
-        binding,
-        origin,
-        since,
+        live: Live {
+            id,
+            name,
+            owner: caller.ids.uid,
+            lookup: caller.ids,
+            profile: policy.name.clone(),
+            workspace: policy.bindings.workspace.clone(),
+            command: arguments.join(" "),
+            cgroup,
+            policy,
+            origin,
+            binding,
+            since,
+            progress: Mutex::new(Progress::default()),
+        },
     })
 }
 
 /// Each rule with the layers that hold it.
-fn enforced(binding: &Binding) -> Vec<(String, Vec<String>)> {
+pub(crate) fn enforced(binding: &Binding) -> Vec<(String, Vec<String>)> {
     let layers = |bound: &layers::Bound| {
         bound.layers.iter().map(|layer| format!("{layer:?}").to_lowercase()).collect()
     };
@@ -255,7 +254,7 @@ fn enforced(binding: &Binding) -> Vec<(String, Vec<String>)> {
 }
 
 /// Each rule that is weaker here, and why.
-fn weaker(binding: &Binding) -> Vec<(String, String)> {
+pub(crate) fn weaker(binding: &Binding) -> Vec<(String, String)> {
     let why = |weaker: &layers::Weaker| format!("{}; what remains: {}", weaker.why, weaker.remains);
     binding.weaker().map(|(rule, weaker)| (rule.to_string(), why(weaker))).collect()
 }
@@ -373,15 +372,4 @@ fn environment(entries: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<u8>> {
             Some((entry[..equals].to_vec(), entry[equals + 1..].to_vec()))
         })
         .collect()
-}
-
-/// 64 random bits from the standard library's per-process random keys and a counter of its own.
-fn new_id() -> String {
-    hex(&RandomState::new().hash_one(Instant::now()).to_be_bytes())
-}
-
-/// Names the policy in records: the same text has the same version on every host.
-fn version(policy: &Policy) -> String {
-    let text = serde_json::to_vec(policy).unwrap_or_default();
-    hex(&Sha256::digest(text)[..6])
 }

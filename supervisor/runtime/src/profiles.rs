@@ -7,12 +7,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sha2::{Digest, Sha256};
 use skep_policy::compose::{Effective, Library, compose};
 use skep_policy::diagnostics::Source;
 use skep_policy::policy::Policy;
 use skep_policy::profile::{Profile, is_profile_name};
 use skep_policy::shipped;
 
+use crate::hex::hex;
 use crate::protocol::{self, Refusal};
 
 /// Installed and shipped profiles. An installed one hides a shipped one of the same name.
@@ -23,11 +25,20 @@ pub struct Shelf {
     known: Mutex<Known>,
 }
 
+/// A profile with everything it uses, fit for use.
+#[derive(Debug)]
+pub struct Composed {
+    /// Its rules.
+    pub effective: Effective,
+    /// Names its texts in records: the same texts have the same version on every host.
+    pub version: String,
+}
+
 /// Profiles that were composed before, by what was asked for.
 #[derive(Debug, Default)]
 struct Known {
     installed: Installed,
-    composed: HashMap<(bool, Vec<u8>), Arc<Effective>>,
+    composed: HashMap<(bool, Vec<u8>), Arc<Composed>>,
 }
 
 /// Name, size, inode and time of change of each installed file: any edit shows in one of them.
@@ -73,7 +84,7 @@ impl Shelf {
     ///
     /// # Errors
     /// When there is none of that name, or anything in it is wrong: all errors at once.
-    pub fn choose(&self, choice: &protocol::Profile, command: &[u8]) -> Result<Arc<Effective>, Refusal> {
+    pub fn choose(&self, choice: &protocol::Profile, command: &[u8]) -> Result<Arc<Composed>, Refusal> {
         let key = match choice {
             protocol::Profile::Named(name) => (true, name.as_bytes().to_vec()),
             protocol::Profile::Matching => (false, base_name(command).to_vec()),
@@ -86,25 +97,27 @@ impl Shelf {
         if known.installed != installed || known.composed.len() >= MOST_KNOWN {
             *known = Known { installed, composed: HashMap::new() };
         }
-        if let Some(effective) = known.composed.get(&key) {
-            return Ok(Arc::clone(effective));
+        if let Some(composed) = known.composed.get(&key) {
+            return Ok(Arc::clone(composed));
         }
         let profile = match choice {
             protocol::Profile::Named(name) => self.named(name)?,
             _ => self.matching(command)?,
         };
-        let effective = self.compose(&profile)?;
-        known.composed.insert(key, Arc::clone(&effective));
-        Ok(effective)
+        let composed = self.compose(&profile)?;
+        known.composed.insert(key, Arc::clone(&composed));
+        Ok(composed)
     }
 
     /// Composes a profile and checks its examples.
-    fn compose(&self, profile: &Profile) -> Result<Arc<Effective>, Refusal> {
+    fn compose(&self, profile: &Profile) -> Result<Arc<Composed>, Refusal> {
         let checked = compose(profile, self).and_then(|effective| {
             Policy::check_examples(&effective)?;
             Ok(effective)
         });
-        checked.map(Arc::new).map_err(|errors| wrong(&errors.to_string()))
+        let effective = checked.map_err(|errors| wrong(&errors.to_string()))?;
+        let version = version(&effective);
+        Ok(Arc::new(Composed { effective, version }))
     }
 
     fn named(&self, name: &str) -> Result<Profile, Refusal> {
@@ -145,6 +158,17 @@ impl Library for Shelf {
         let (name, text) = shipped::PROFILES.iter().find(|(shipped, _)| *shipped == name)?;
         Some(Source::new(format!("{name}.toml"), *text))
     }
+}
+
+fn version(effective: &Effective) -> String {
+    let mut digest = Sha256::new();
+    for (name, source) in &effective.sources {
+        for part in [name, &source.text] {
+            digest.update(part.len().to_be_bytes());
+            digest.update(part);
+        }
+    }
+    hex(&digest.finalize()[..6])
 }
 
 /// What a command is called by.

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use skep_policy::launch::Ids;
+use skep_policy::layers::Binding;
 use skep_policy::policy::Policy;
 
 use crate::audit::Origin;
+use crate::prepare::{enforced, weaker};
 use crate::protocol::{Counters, Denial, Sandbox};
 
 /// One sandbox as everybody but its own task sees it.
@@ -35,10 +37,8 @@ pub struct Live {
     pub policy: Policy,
     /// What its records repeat.
     pub origin: Arc<Origin>,
-    /// Each rule with the layers that enforce it here.
-    pub enforced: Vec<(String, Vec<String>)>,
-    /// Rules that are weaker here, each with why.
-    pub weaker: Vec<(String, String)>,
+    /// What enforces each rule here.
+    pub binding: Binding,
     /// When it was asked for.
     pub since: Instant,
     /// What changes.
@@ -139,8 +139,8 @@ impl Live {
             age_seconds: self.since.elapsed().as_secs(),
             pid: progress.pid,
             counters: progress.counters,
-            enforced: self.enforced.clone(),
-            weaker: self.weaker.clone(),
+            enforced: enforced(&self.binding),
+            weaker: weaker(&self.binding),
         }
     }
 }
@@ -170,11 +170,15 @@ impl Registry {
         true
     }
 
-    /// Forgets a sandbox.
+    /// Nobody finds the sandbox any more, and its name is free; its cgroup is still there.
+    pub fn retire(&self, live: &Live) {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).by_name.remove(&live.name);
+    }
+
+    /// Nothing is left of a sandbox.
     pub fn remove(&self, live: &Live) {
-        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        inner.by_name.remove(&live.name);
-        inner.by_cgroup.remove(&live.cgroup);
+        self.retire(live);
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).by_cgroup.remove(&live.cgroup);
     }
 
     /// The sandbox of a cgroup.
@@ -208,10 +212,10 @@ impl Registry {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).by_name.values().cloned().collect()
     }
 
-    /// Is there none?
+    /// Is nothing left of any?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner).by_name.is_empty()
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).by_cgroup.is_empty()
     }
 }
 

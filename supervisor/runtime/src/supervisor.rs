@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use skep_kernel::SyscallError;
-use skep_kernel::bpf::{BpfError, LookupPool, LookupSlot, Options as BpfOptions, Programs, Settings};
+use skep_kernel::bpf::{BpfError, Options as BpfOptions, Programs, Settings};
 use skep_kernel::cgroup::{CgroupError, Tree};
 use skep_kernel::filter::{self, AgentFilter, FilterError};
 use skep_policy::egress::Rules;
@@ -25,9 +25,6 @@ use crate::profiles::Shelf;
 use crate::record::Recorder;
 use crate::registry::Registry;
 use crate::template::Templates;
-
-/// Lookup programs kept ready: loading one takes longer than the rest of a launch's network.
-const SLOTS: usize = 4;
 
 /// How long the processes of a leftover may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,14 +56,14 @@ pub struct Supervisor {
     /// The audit.
     pub recorder: Arc<Recorder>,
     /// Our part of the cgroup hierarchy.
-    pub cgroups: Tree,
+    pub cgroups: Arc<Tree>,
     /// The gateways.
     pub gateways: Gateways,
     /// The reader of the kernel's records.
     pub events: Events,
     /// The profiles.
     pub shelf: Shelf,
-    /// Keepers started ahead.
+    /// Empty sandboxes.
     pub keepers: Arc<Keepers>,
     /// Prepared roots.
     pub templates: Templates,
@@ -81,7 +78,6 @@ pub struct Supervisor {
     /// The seccomp programs.
     pub filters: Filters,
     programs: Mutex<Programs>,
-    slots: Arc<Mutex<LookupPool>>,
     stopping: watch::Sender<bool>,
     serial: AtomicU64,
 }
@@ -124,23 +120,22 @@ impl Supervisor {
         let log = Log::open(&places.state, Options::default())?;
         places.shorten_words();
         let recorder = Arc::new(Recorder::new(log, Arc::clone(&registry)));
-        let cgroups = Tree::open(&tree_name(&places))?;
+        let cgroups = Arc::new(Tree::open(&tree_name(&places))?);
         clear_leftovers(&cgroups, &recorder)?;
         let mut programs = Programs::load(cgroups.sandboxes(), BpfOptions::default())?;
         let reader = programs.events().ok_or(BpfError::NotBuilt)?;
         let events = Events::start(reader, Arc::clone(&registry), Arc::clone(&recorder))?;
         let facts = host::prove(&places.state);
         let filters = Filters { agent: filter::agent(AgentFilter::default())?, init: filter::init()? };
-        let supervisor = Arc::new(Self {
+        Ok(Arc::new(Self {
             gateways: Gateways::new(programs_of_ours.egress.clone(), Arc::clone(&recorder)),
             host: host::host(&facts, true),
             layers: host::layers(&facts, true),
             kernel_release: facts.kernel,
             filters,
             shelf: Shelf::new(&places.configuration),
-            keepers: Keepers::new(programs_of_ours.keeper.clone()),
+            keepers: Keepers::new(programs_of_ours.keeper.clone(), Arc::clone(&cgroups)),
             templates: Templates::default(),
-            slots: Arc::new(Mutex::new(LookupPool::new(SLOTS))),
             stopping: watch::channel(false).0,
             serial: AtomicU64::new(0),
             programs: Mutex::new(programs),
@@ -150,9 +145,7 @@ impl Supervisor {
             cgroups,
             events,
             programs_of_ours,
-        });
-        refill(Arc::clone(&supervisor.slots));
-        Ok(supervisor)
+        }))
     }
 
     /// Becomes true when the daemon stops.
@@ -167,7 +160,7 @@ impl Supervisor {
         while !self.registry.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        self.keepers.clear();
+        self.keepers.clear().await;
         self.events.drained().await;
         // Before the audit is closed: its lock keeps the next daemon from making the same tree meanwhile.
         if let Err(error) = self.cgroups.remove_if_empty() {
@@ -188,14 +181,10 @@ impl Supervisor {
     ///
     /// # Errors
     /// When the map is full: the sandbox must not start.
-    pub fn admit(&self, cgroup: u64, network: Network, egress: &Rules) -> Result<(), BpfError> {
-        let settings = Settings {
-            own_v4: network.v4,
-            own_v6: network.v6,
-            ports: egress.ports(),
-            report_reads: false,
-            report_missing: true,
-        };
+    pub fn admit(&self, cgroup: u64, egress: &Rules) -> Result<(), BpfError> {
+        let Network { v4: own_v4, v6: own_v6, .. } = Network::OF_A_SANDBOX;
+        let ports = egress.ports();
+        let settings = Settings { own_v4, own_v6, ports, report_reads: false, report_missing: true };
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).admit(cgroup, &settings)
     }
 
@@ -212,31 +201,6 @@ impl Supervisor {
             }
         }
     }
-
-    /// A prepared lookup program, or a new one when all are taken.
-    ///
-    /// # Errors
-    /// When the kernel refuses to load it.
-    pub fn lookup_slot(&self) -> Result<LookupSlot, BpfError> {
-        let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).take();
-        refill(Arc::clone(&self.slots));
-        slot
-    }
-}
-
-/// Loads programs in the background until enough are ready.
-fn refill(slots: Arc<Mutex<LookupPool>>) {
-    tokio::task::spawn_blocking(move || {
-        loop {
-            let refilled = slots.lock().unwrap_or_else(PoisonError::into_inner).refill();
-            match refilled {
-                Ok(true) => {}
-                Ok(false) => return,
-                // The launch that needs one tries again and tells its user.
-                Err(error) => return tracing::warn!(%error, "no lookup program could be prepared"),
-            }
-        }
-    });
 }
 
 /// Ends and removes what a daemon that was killed has left behind.

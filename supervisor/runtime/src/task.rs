@@ -1,30 +1,30 @@
 //! One sandbox from request to nothing left.
 //!
 //! ```text
-//!  request ─ prepare ─▶ cgroup, judges ─▶ keeper: Launch ─▶ Prepared ─▶ lookup link, gateway ─▶ Go ─▶ Started
-//!     │ refused              │ any failure: clear away, Refused                                     │
-//!     ▼                      ▼                                                                      ▼
+//!  request ─ prepare ─▶ an empty sandbox: limits, judges ─▶ Launch ─▶ gateway ─▶ Started
+//!     │ refused              │ any failure: clear away, Refused             │
+//!     ▼                      ▼                                              ▼
 //!  Refused               clear away ◀─ Gone ◀─ Exited ◀─ the agent ended, the client left, skepd stops, or
 //!                            │                            the audit broke: everything is killed
 //!                            ▼
 //!                          Ended
 //! ```
 //!
-//! The order matters: the cgroup is known to the BPF programs before its first task exists, and `Go` is sent
-//! only when the network is judged.
+//! The order matters: the network of an empty sandbox is judged already, and its cgroup is known to the BPF
+//! programs before the plan, which is before the first program of the agent's.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use skep_kernel::bpf::{LookupLink, LookupPlace};
+use skep_kernel::bpf::LookupLink;
 use skep_kernel::cgroup::SandboxCgroup;
 use skep_kernel::channel::AsyncChannel;
 use skep_kernel::listener::Peer;
 use skep_kernel::memfd;
 use skep_kernel::seqpacket::ChannelError;
 use skep_policy::launch::{
-    Ending, KeeperEvent, KeeperRequest, SANDBOX_NAME, Stage, Terminal, is_sandbox_name,
+    Ending, KeeperEvent, KeeperRequest, Network, Plan, RootOp, SANDBOX_NAME, Stage, is_sandbox_name,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -33,7 +33,8 @@ use crate::audit::{self, Body, Record, Text};
 use crate::caller::variable;
 use crate::gateway::Service;
 use crate::helper::Helper;
-use crate::prepare::{Prepared, prepare};
+use crate::keepers::{Empty, new_id};
+use crate::prepare::{Place, Prepared, prepare};
 use crate::protocol::{Refusal, Reply, Request, Run, Summary};
 use crate::registry::{Live, Phase};
 use crate::supervisor::Supervisor;
@@ -62,17 +63,24 @@ pub async fn run(
         Ok(request) => request,
         Err(refusal) => return client.send(&Reply::Refused(refusal), &[]).await,
     };
-    let plan_only = request.plan_only;
-    let blocking = Arc::clone(&supervisor);
-    let prepared = tokio::task::spawn_blocking(move || prepare(&blocking, peer, &request)).await;
-    let prepared = match prepared {
-        Ok(Ok(prepared)) => prepared,
-        Ok(Err(refusal)) => return client.send(&Reply::Refused(refusal), &[]).await,
-        Err(_panicked) => return client.send(&Reply::Refused(internal("preparing")), &[]).await,
-    };
-    if plan_only {
-        return send_plan(&client, &prepared).await;
+    if request.plan_only {
+        let place = Place { id: new_id(), cgroup: 0 };
+        return match prepared(&supervisor, peer, request, place).await {
+            Ok(prepared) => send_plan(&client, &prepared).await,
+            Err(refusal) => client.send(&Reply::Refused(refusal), &[]).await,
+        };
     }
+    let empty = match supervisor.keepers.take().await {
+        Ok(empty) => empty,
+        Err(error) => return client.send(&Reply::Refused(launch("keeper", &error)), &[]).await,
+    };
+    let prepared = match prepared(&supervisor, peer, request, empty.place()).await {
+        Ok(prepared) => prepared,
+        Err(refusal) => {
+            supervisor.keepers.give_back(empty);
+            return client.send(&Reply::Refused(refusal), &[]).await;
+        }
+    };
     let weaker = prepared.weaker();
     if !weaker.is_empty() {
         client.send(&Reply::Weaker(weaker), &[]).await?;
@@ -80,11 +88,25 @@ pub async fn run(
     for notice in &prepared.notices {
         client.send(&Reply::Notice(notice.clone()), &[]).await?;
     }
-    let reply = match Sandbox::create(&supervisor, prepared) {
-        Ok(sandbox) => sandbox.live(&client, streams).await,
-        Err(refusal) => Reply::Refused(refusal),
+    let mut sandbox = match Sandbox::create(&supervisor, empty, prepared) {
+        Ok(sandbox) => sandbox,
+        Err(refusal) => return client.send(&Reply::Refused(refusal), &[]).await,
     };
-    client.send(&reply, &[]).await
+    let reply = sandbox.live(&client, streams).await;
+    let sent = client.send(&reply, &[]).await;
+    sandbox.remove();
+    sent
+}
+
+async fn prepared(
+    supervisor: &Arc<Supervisor>,
+    peer: Peer,
+    request: Run,
+    place: Place,
+) -> Result<Prepared, Refusal> {
+    let supervisor = Arc::clone(supervisor);
+    let prepared = tokio::task::spawn_blocking(move || prepare(&supervisor, peer, &request, place)).await;
+    prepared.unwrap_or_else(|_panicked| Err(internal("preparing")))
 }
 
 fn decode(mut descriptors: Vec<OwnedFd>) -> Result<(Run, Vec<OwnedFd>), Refusal> {
@@ -132,71 +154,62 @@ async fn send_plan(client: &AsyncChannel, prepared: &Prepared) -> Result<(), Cha
 struct Sandbox<'a> {
     supervisor: &'a Supervisor,
     live: Arc<Live>,
-    plan: skep_policy::launch::Plan,
-    upstreams: Vec<(String, std::net::SocketAddr)>,
+    plan: Plan,
     start: audit::Start,
     wall_clock: Option<Duration>,
     cgroup: SandboxCgroup,
-    keeper: Option<Helper>,
+    keeper: Helper,
     lookup: Option<LookupLink>,
-    has_gateway: bool,
+    /// What the gateway will serve, until it does.
+    service: Option<Service>,
+    /// The gateway may hold something of it.
+    is_served: bool,
 }
 
 /// How the sandbox's life went.
 enum Outcome {
-    /// The agent ran and ended.
+    /// The agent ran and ended, and so has everything else in the sandbox.
+    Gone(Ending),
+    /// The agent ran and ended; of the rest nobody has told.
     Ended(Ending),
     /// It never started.
     Failed(Refusal),
 }
 
 impl<'a> Sandbox<'a> {
-    /// Makes the cgroup and announces it to the judges.
-    fn create(supervisor: &'a Supervisor, prepared: Prepared) -> Result<Self, Refusal> {
-        let failed = |what: &str, error: &dyn std::fmt::Display| {
-            Refusal::new("launch", format!("{what}: {error}"), "skep doctor says what this host has")
-        };
-        let cgroup = supervisor.cgroups.create(&prepared.id).map_err(|e| failed("cgroup", &e))?;
-        let Prepared { plan, upstreams, start, limits, .. } = &prepared;
-        let (plan, upstreams, start) = (plan.clone(), upstreams.clone(), start.clone());
+    /// Gives an empty sandbox its limits and announces it to the judges. What fails here leaves it to its keeper,
+    /// which ends it and removes its cgroup.
+    fn create(supervisor: &'a Supervisor, empty: Empty, prepared: Prepared) -> Result<Self, Refusal> {
+        let Empty { cgroup, keeper, sockets, lookup } = empty;
         let wall_clock = prepared.wall_clock();
-        if let Err(error) = supervisor.cgroups.apply_limits(&cgroup, limits) {
-            let refusal = failed("limits", &error);
-            return Err(undo(&cgroup, refusal));
-        }
-        let live = Arc::new(prepared.into_live(cgroup.number()));
+        let Prepared { live, plan, upstreams, limits, start, .. } = prepared;
+        supervisor.cgroups.apply_limits(&cgroup, &limits).map_err(|error| launch("limits", &error))?;
+        let live = Arc::new(live);
         if !supervisor.registry.insert(Arc::clone(&live)) {
             let message = format!("a sandbox named {} is running already", live.name);
-            return Err(undo(
-                &cgroup,
-                Refusal::new("name", message, "choose another --name, or leave it out"),
-            ));
+            return Err(Refusal::new("name", message, "choose another --name, or leave it out"));
         }
-        let sandbox = Self {
-            supervisor,
-            live,
-            plan,
+        if let Err(error) = supervisor.admit(cgroup.number(), &live.policy.egress) {
+            supervisor.registry.remove(&live);
+            return Err(launch("BPF map", &error));
+        }
+        let service = Service {
+            sandbox: live.id.clone(),
+            rules: live.policy.egress.clone(),
+            own: (Network::OF_A_SANDBOX.v4, Network::OF_A_SANDBOX.v6),
             upstreams,
-            start,
-            wall_clock,
-            cgroup,
-            keeper: None,
-            lookup: None,
-            has_gateway: false,
+            sockets,
         };
-        if let Err(error) =
-            supervisor.admit(sandbox.cgroup.number(), sandbox.plan.network, &sandbox.live.policy.egress)
-        {
-            supervisor.registry.remove(&sandbox.live);
-            return Err(undo(&sandbox.cgroup, failed("BPF map", &error)));
-        }
-        Ok(sandbox)
+        let (lookup, service, is_served) = (Some(lookup), Some(service), false);
+        Ok(Self { supervisor, live, plan, start, wall_clock, cgroup, keeper, lookup, service, is_served })
     }
 
     /// Launches, follows and clears away; the reply tells the client how it went.
-    async fn live(mut self, client: &AsyncChannel, streams: Vec<OwnedFd>) -> Reply {
+    async fn live(&mut self, client: &AsyncChannel, streams: Vec<OwnedFd>) -> Reply {
         let begun = Instant::now();
-        let outcome = match self.launch(client, streams).await {
+        let launched = self.launch(client, streams).await;
+        self.supervisor.keepers.refill();
+        let outcome = match launched {
             Ok(()) => self.follow(client).await,
             Err(refusal) => Outcome::Failed(refusal),
         };
@@ -204,26 +217,20 @@ impl<'a> Sandbox<'a> {
         let recorded = self.clear_away(&outcome, begun).await;
         match (outcome, recorded) {
             (Outcome::Failed(refusal), _) | (_, Err(refusal)) => Reply::Refused(refusal),
-            (Outcome::Ended(ending), Ok(())) => Reply::Ended(self.summary(ending)),
+            (Outcome::Gone(ending) | Outcome::Ended(ending), Ok(())) => Reply::Ended(self.summary(ending)),
         }
     }
 
     async fn launch(&mut self, client: &AsyncChannel, streams: Vec<OwnedFd>) -> Result<(), Refusal> {
         self.write(Body::Start(self.start.clone()))?;
-        let (mut sockets, master) = self.start_keeper(streams).await?;
-        let namespace = sockets.remove(0);
-        let service = self.judge_network(&namespace, sockets)?;
-        drop(namespace);
-        if self.tell_keeper(&KeeperRequest::Go, &[]).await.is_err() {
-            tracing::debug!(
-                "a keeper that failed does not hear Go; what it said of its failure is read next"
-            );
-        }
+        self.start_keeper(streams).await?;
+        let service = self.service.take().ok_or_else(|| internal("gateway"))?;
+        self.is_served = true;
         // The gateway may come later than the agent: what the agent sends waits in the sockets it will serve.
         let serving = self.supervisor.gateways.serve(self.live.owner, service);
         let (serving, started) = tokio::join!(serving, self.keeper_event());
-        let pid = match started? {
-            (KeeperEvent::Started { pid }, _) => pid,
+        let (pid, master) = match started? {
+            (KeeperEvent::Started { pid }, master) => (pid, master),
             (KeeperEvent::Failed { stage, object, errno }, _) => {
                 return Err(self.launch_failure(stage, &object, errno));
             }
@@ -243,58 +250,15 @@ impl<'a> Sandbox<'a> {
             .map_err(|_gone| Refusal::new("client", "the client is gone", ""))
     }
 
-    /// Starts the keeper with the plan and waits for the namespace, its sockets and the pty.
-    async fn start_keeper(
-        &mut self,
-        streams: Vec<OwnedFd>,
-    ) -> Result<(Vec<OwnedFd>, Option<OwnedFd>), Refusal> {
+    /// Gives the plan to the keeper.
+    async fn start_keeper(&mut self, streams: Vec<OwnedFd>) -> Result<(), Refusal> {
+        let template = self.supervisor.templates.of(self.supervisor, &self.plan).await?;
+        self.plan.template.retain(RootOp::is_put_off);
         let plan = postcard::to_stdvec(&self.plan).map_err(|_unencodable| internal("plan"))?;
         let plan = memfd::sealed("skep-plan", &plan).map_err(|error| launch("plan", &error))?;
-        let template = self.supervisor.templates.of(self.supervisor, &self.plan).await?;
-        let keeper = self.supervisor.keepers.take();
-        self.keeper = Some(keeper.map_err(|error| launch("skep-keeper", &error))?);
-        let mut descriptors = vec![plan.as_fd(), self.cgroup.directory(), self.cgroup.parent()];
+        let mut descriptors = vec![plan.as_fd(), template.as_fd()];
         descriptors.extend(streams.iter().map(AsFd::as_fd));
-        descriptors.push(template.as_fd());
-        self.tell_keeper(&KeeperRequest::Launch { template: true }, &descriptors).await?;
-        drop(streams);
-        match self.keeper_event().await? {
-            (KeeperEvent::Prepared, mut sockets) => {
-                let master = match self.plan.terminal {
-                    Terminal::Pty { .. } => sockets.pop(),
-                    Terminal::Pipes => None,
-                };
-                if sockets.len() == 5 { Ok((sockets, master)) } else { Err(internal("keeper protocol")) }
-            }
-            (KeeperEvent::Failed { stage, object, errno }, _) => {
-                Err(self.launch_failure(stage, &object, errno))
-            }
-            _ => Err(internal("keeper protocol")),
-        }
-    }
-
-    /// Puts the network under judgement by the lookup program, before anything of the agent runs; what is left
-    /// to do is the gateway's.
-    fn judge_network(&mut self, namespace: &OwnedFd, sockets: Vec<OwnedFd>) -> Result<Service, Refusal> {
-        let network = self.plan.network;
-        let sockets: [OwnedFd; 4] = sockets.try_into().map_err(|_count| internal("keeper protocol"))?;
-        let place =
-            LookupPlace { own_v4: network.v4, own_v6: network.v6, gateway_port: network.gateway_port };
-        let link = self
-            .supervisor
-            .lookup_slot()
-            .map_err(|error| launch("sk_lookup", &error))?
-            .attach(namespace.as_fd(), sockets[0].as_fd(), sockets[1].as_fd(), &place)
-            .map_err(|error| launch("sk_lookup", &error))?;
-        self.lookup = Some(link);
-        self.has_gateway = true;
-        Ok(Service {
-            sandbox: self.live.id.clone(),
-            rules: self.live.policy.egress.clone(),
-            own: (network.v4, network.v6),
-            upstreams: std::mem::take(&mut self.upstreams),
-            sockets,
-        })
+        self.tell_keeper(&KeeperRequest::Launch { template: true }, &descriptors).await
     }
 
     /// Follows the running agent until nothing of it is left.
@@ -307,9 +271,8 @@ impl<'a> Sandbox<'a> {
         let mut attached = true;
         let mut ending = None;
         loop {
-            let Some(keeper) = &self.keeper else { return Outcome::Failed(internal("keeper")) };
             let happened = tokio::select! {
-                event = keeper.channel.receive() => Happened::Keeper(event),
+                event = self.keeper.channel.receive() => Happened::Keeper(event),
                 request = client.receive(), if attached => Happened::Client(request),
                 () = becomes_true(&mut broken), if ending.is_none() => Happened::Over(Ending::Signal(9)),
                 () = becomes_true(&mut stopping), if ending.is_none() => Happened::Over(Ending::Signal(15)),
@@ -317,10 +280,7 @@ impl<'a> Sandbox<'a> {
             };
             match happened {
                 Happened::Keeper(Ok(Some((KeeperEvent::Exited(how), _)))) => {
-                    ending.get_or_insert(how);
-                }
-                Happened::Keeper(Ok(Some((KeeperEvent::Gone, _)))) => {
-                    return Outcome::Ended(ending.unwrap_or(Ending::Signal(9)));
+                    return self.see_off(ending.unwrap_or(how)).await;
                 }
                 Happened::Keeper(Ok(Some(_))) => return Outcome::Failed(internal("keeper protocol")),
                 // The keeper died: its PID 1 dies with it, and clear_away makes sure of it.
@@ -341,6 +301,17 @@ impl<'a> Sandbox<'a> {
         }
     }
 
+    /// The agent has ended, and the kernel kills what else runs: its network goes meanwhile.
+    async fn see_off(&mut self, ending: Ending) -> Outcome {
+        let (gone, ()) = tokio::join!(self.keeper.channel.receive(), self.dismiss_gateway());
+        self.is_served = false;
+        match gone {
+            Ok(Some((KeeperEvent::Gone, _))) => Outcome::Gone(ending),
+            Ok(Some(_)) => Outcome::Failed(internal("keeper protocol")),
+            Ok(None) | Err(_) => Outcome::Ended(ending),
+        }
+    }
+
     async fn signal(&self, number: i32) {
         let known = (1..=64).contains(&number);
         if known && self.tell_keeper(&KeeperRequest::Signal(number), &[]).await.is_err() {
@@ -352,30 +323,24 @@ impl<'a> Sandbox<'a> {
     fn kill(&self) {
         if let Err(error) = self.cgroup.kill() {
             tracing::error!(%error, sandbox = self.live.id, "cgroup.kill failed, the keeper is ended instead");
-            self.keeper.iter().for_each(Helper::kill);
+            self.keeper.kill();
         }
     }
 
-    /// Undoes everything outside the sandbox and writes its last record.
+    /// Ends everything of the sandbox that could still act, and writes its last record.
     async fn clear_away(&mut self, outcome: &Outcome, begun: Instant) -> Result<(), Refusal> {
-        self.kill();
-        if let Some(keeper) = self.keeper.take()
-            && timeout(PATIENCE, keeper.wait()).await.is_err()
-        {
-            tracing::error!(sandbox = self.live.id, "skep-keeper does not end");
+        match outcome {
+            Outcome::Gone(_) => {}
+            Outcome::Ended(_) | Outcome::Failed(_) => self.end_processes(),
         }
         self.lookup = None;
-        if self.has_gateway {
-            self.supervisor.gateways.dismiss(self.live.owner, &self.live.id).await;
-        }
-        self.supervisor.events.drained().await;
+        tokio::join!(self.dismiss_gateway(), self.supervisor.events.drained());
         let reads = self.supervisor.dismiss(self.cgroup.number());
-        if let Err(error) = tokio::task::block_in_place(|| self.cgroup.remove(PATIENCE)) {
-            tracing::error!(%error, sandbox = self.live.id, "its cgroup stays behind");
-        }
         let status = match outcome {
-            Outcome::Ended(Ending::Code(code)) => format!("exit {code}"),
-            Outcome::Ended(Ending::Signal(signal)) => format!("signal {signal}"),
+            Outcome::Gone(Ending::Code(code)) | Outcome::Ended(Ending::Code(code)) => format!("exit {code}"),
+            Outcome::Gone(Ending::Signal(signal)) | Outcome::Ended(Ending::Signal(signal)) => {
+                format!("signal {signal}")
+            }
             Outcome::Failed(refusal) => format!("launch failed: {}", refusal.message),
         };
         let counters = {
@@ -389,8 +354,31 @@ impl<'a> Sandbox<'a> {
             counters,
         });
         let written = self.write(end);
-        self.supervisor.registry.remove(&self.live);
+        self.supervisor.registry.retire(&self.live);
         written
+    }
+
+    /// Returns when no process is left, whatever the keeper was about to do.
+    fn end_processes(&self) {
+        self.keeper.kill();
+        self.kill();
+        if let Err(error) = tokio::task::block_in_place(|| self.cgroup.wait_empty(PATIENCE)) {
+            tracing::error!(%error, sandbox = self.live.id, "its processes do not end");
+        }
+    }
+
+    async fn dismiss_gateway(&self) {
+        if self.is_served {
+            self.supervisor.gateways.dismiss(self.live.owner, &self.live.id).await;
+        }
+    }
+
+    /// Removes what is left when everything has ended and been told.
+    fn remove(self) {
+        if let Err(error) = tokio::task::block_in_place(|| self.cgroup.remove(PATIENCE)) {
+            tracing::error!(%error, sandbox = self.live.id, "its cgroup stays behind");
+        }
+        self.supervisor.registry.remove(&self.live);
     }
 
     fn summary(&self, ending: Ending) -> Summary {
@@ -418,13 +406,11 @@ impl<'a> Sandbox<'a> {
         request: &KeeperRequest,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Refusal> {
-        let keeper = self.keeper.as_ref().ok_or_else(|| internal("keeper"))?;
-        keeper.channel.send(request, descriptors).await.map_err(|error| launch("skep-keeper", &error))
+        self.keeper.channel.send(request, descriptors).await.map_err(|error| launch("skep-keeper", &error))
     }
 
     async fn keeper_event(&self) -> Result<(KeeperEvent, Vec<OwnedFd>), Refusal> {
-        let keeper = self.keeper.as_ref().ok_or_else(|| internal("keeper"))?;
-        match timeout(PATIENCE, keeper.channel.receive()).await {
+        match timeout(PATIENCE, self.keeper.channel.receive()).await {
             Ok(Ok(Some(event))) => Ok(event),
             Ok(Ok(None)) => Err(Refusal::new("keeper", "skep-keeper ended during the launch", "try again")),
             Ok(Err(error)) => Err(launch("skep-keeper", &error)),
@@ -480,14 +466,6 @@ async fn becomes_true(value: &mut watch::Receiver<bool>) {
     if value.wait_for(|value| *value).await.is_err() {
         std::future::pending::<()>().await;
     }
-}
-
-/// Removes a cgroup nobody has been in and returns the refusal that made it useless.
-fn undo(cgroup: &SandboxCgroup, refusal: Refusal) -> Refusal {
-    if let Err(error) = cgroup.remove(Duration::ZERO) {
-        tracing::error!(%error, "an empty cgroup stays behind");
-    }
-    refusal
 }
 
 fn launch(what: &str, error: &dyn std::fmt::Display) -> Refusal {

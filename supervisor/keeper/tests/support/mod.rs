@@ -11,7 +11,6 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
@@ -119,11 +118,6 @@ pub fn plan(argv: &[&str]) -> Plan {
         lookup: AGENT,
         template: template(),
         private: private(),
-        network: Network {
-            v4: Ipv4Addr::new(10, 113, 0, 2),
-            v6: Ipv6Addr::new(0xfd00, 0x5ce9, 0, 0, 0, 0, 0, 2),
-            gateway_port: 1,
-        },
         landlock: None,
         rlimits: Vec::new(),
         agent_filter: filter("agent.bpf"),
@@ -148,6 +142,8 @@ pub struct Run {
     pub channel: Channel,
     pub cgroup: Cgroup,
     pub output: Option<File>,
+    /// Network namespace and listeners.
+    pub network: Vec<OwnedFd>,
 }
 
 /// What came of a run.
@@ -180,27 +176,43 @@ pub fn build_template(plan: &Plan) -> OwnedFd {
 
 /// Starts a launch up to the request. Standard output and error arrive in [`Run::output`].
 pub fn launch(plan: Plan, template: Option<BorrowedFd<'_>>) -> Run {
-    launch_in(Cgroup::make(), plan, template)
+    launch_in(waiting(), plan, template)
 }
 
-/// [`launch`] into a cgroup.
-pub fn launch_in(cgroup: Cgroup, plan: Plan, template: Option<BorrowedFd<'_>>) -> Run {
-    let plan = Plan { sandbox: cgroup.name.clone(), ..plan };
-    let helper = keeper();
-    let memory = sealed(&plan);
+/// An empty sandbox that waits for its plan.
+pub struct Waiting {
+    pub helper: spawn::Helper,
+    pub network: Vec<OwnedFd>,
+    pub cgroup: Cgroup,
+}
+
+pub fn waiting() -> Waiting {
+    let (helper, cgroup) = (keeper(), Cgroup::make());
     let directory = File::open(&cgroup.path).unwrap();
     let above = File::open(parent()).unwrap();
+    let request = KeeperRequest::Isolate { sandbox: cgroup.name.clone(), network: Network::OF_A_SANDBOX };
+    helper.channel.send(&request, &[directory.as_fd(), above.as_fd()]).unwrap();
+    let (event, network) = helper.channel.receive::<KeeperEvent>().unwrap().unwrap();
+    assert_eq!((event, network.len()), (KeeperEvent::Isolated, 5));
+    Waiting { helper, network, cgroup }
+}
+
+/// [`launch`] in an empty sandbox.
+pub fn launch_in(waiting: Waiting, plan: Plan, template: Option<BorrowedFd<'_>>) -> Run {
+    let Waiting { helper, network, cgroup } = waiting;
+    let plan = Plan { sandbox: cgroup.name.clone(), ..plan };
+    let memory = sealed(&plan);
     let null = File::open("/dev/null").unwrap();
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-    let mut descriptors = vec![memory.as_fd(), directory.as_fd(), above.as_fd()];
+    let mut descriptors = vec![memory.as_fd()];
+    descriptors.extend(template);
     if plan.terminal == Terminal::Pipes {
         descriptors.extend([null.as_fd(), write.as_fd(), write.as_fd()]);
     }
-    descriptors.extend(template);
     let request = KeeperRequest::Launch { template: template.is_some() };
     helper.channel.send(&request, &descriptors).unwrap();
     drop(write);
-    Run { keeper: helper.child, channel: helper.channel, cgroup, output: Some(File::from(read)) }
+    Run { keeper: helper.child, channel: helper.channel, cgroup, output: Some(File::from(read)), network }
 }
 
 impl Run {
@@ -217,10 +229,6 @@ impl Run {
         descriptors
     }
 
-    pub fn go(&self) {
-        self.channel.send(&KeeperRequest::Go, &[]).unwrap();
-    }
-
     pub fn started(&self) -> u32 {
         match self.event().expect("the keeper has gone").0 {
             KeeperEvent::Started { pid } => pid,
@@ -230,8 +238,6 @@ impl Run {
 
     /// To the end of a plan that is expected to work.
     pub fn finish(mut self) -> Outcome {
-        self.expect(&KeeperEvent::Prepared);
-        self.go();
         self.started();
         let mut output = String::new();
         self.output.take().unwrap().read_to_string(&mut output).unwrap();
@@ -248,13 +254,7 @@ impl Run {
 
     /// To the failure of a plan that is expected to fail.
     pub fn failure(mut self) -> KeeperEvent {
-        let event = loop {
-            match self.event().expect("the keeper has gone").0 {
-                // A keeper that has failed meanwhile is not there to hear it, but what it said can be read.
-                KeeperEvent::Prepared => drop(self.channel.send(&KeeperRequest::Go, &[])),
-                other => break other,
-            }
-        };
+        let event = self.event().expect("the keeper has gone").0;
         let after = self.event();
         assert!(after.is_none(), "after {event:?}: {after:?}");
         self.keeper.wait().unwrap();

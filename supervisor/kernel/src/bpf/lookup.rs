@@ -1,7 +1,6 @@
 //! One sandbox's `sk_lookup` program: its connections go to the gateway's listeners.
 //!
-//! The program sees no namespace, so every sandbox has its own, with its own maps. Loading one takes longer
-//! than everything else about it (145 us of 175), so slots are prepared ahead of launches.
+//! The program sees no namespace, so every sandbox has its own, with its own maps. Loading one takes 145 us.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -11,6 +10,8 @@ use aya::maps::{Array, MapData, SockMap};
 use aya::programs::SkLookup;
 use aya::{Ebpf, EbpfLoader};
 use skep_ebpf_abi::settings::Place;
+
+use skep_policy::launch::Network;
 
 use super::BpfError;
 use super::object::{LOOKUP, map_error, program_error};
@@ -25,13 +26,6 @@ static LOADER: LazyLock<Mutex<EbpfLoader<'static>>> = LazyLock::new(|| {
     loader.btf(None);
     Mutex::new(loader)
 });
-
-/// A loaded program that waits for its sandbox.
-pub struct LookupSlot {
-    ebpf: Ebpf,
-    gateway: SockMap<MapData>,
-    place: Array<MapData, [u8; PLACE_SIZE]>,
-}
 
 /// Whose connections they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,83 +48,45 @@ impl LookupPlace {
     }
 }
 
-impl LookupSlot {
-    /// Loads a program.
-    ///
-    /// # Errors
-    /// When the library was built without it or the kernel refuses it.
-    pub fn prepare() -> Result<Self, BpfError> {
-        let object = LOOKUP.bytes()?;
-        // A panic elsewhere cannot leave the loader in pieces: it holds settings only.
-        let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut ebpf = loader.load(object).map_err(|source| LOOKUP.failed(source))?;
-        drop(loader);
-        let program: &mut SkLookup = LOOKUP.program(&mut ebpf, PROGRAM)?;
-        program.load().map_err(|source| program_error(PROGRAM, source))?;
-        let gateway = LOOKUP.map(&mut ebpf, "GATEWAY")?;
-        let place = LOOKUP.map(&mut ebpf, "PLACE")?;
-        Ok(Self { ebpf, gateway, place })
-    }
-
-    /// Puts the program in charge of a network namespace.
-    ///
-    /// The listeners must have been opened in that very namespace: one of another makes clients hang.
-    ///
-    /// # Errors
-    /// When a listener cannot be put into the map or the namespace already has as many programs as it may.
-    pub fn attach(
-        mut self,
-        network: BorrowedFd<'_>,
-        tcp_v4: BorrowedFd<'_>,
-        tcp_v6: BorrowedFd<'_>,
-        place: &LookupPlace,
-    ) -> Result<LookupLink, BpfError> {
-        self.place.set(0, place.encode(), 0).map_err(|source| map_error("PLACE", source))?;
-        for (index, listener) in [(0, tcp_v4), (1, tcp_v6)] {
-            self.gateway
-                .set(index, &listener.as_raw_fd(), 0)
-                .map_err(|source| map_error("GATEWAY", source))?;
-        }
-        let program: &mut SkLookup = LOOKUP.program(&mut self.ebpf, PROGRAM)?;
-        program.attach(network).map_err(|source| program_error(PROGRAM, source))?;
-        Ok(LookupLink { _slot: self })
+impl From<Network> for LookupPlace {
+    fn from(network: Network) -> Self {
+        Self { own_v4: network.v4, own_v6: network.v6, gateway_port: network.gateway_port }
     }
 }
 
 /// A program in charge of a namespace; dropping it detaches it, and connections are refused.
 pub struct LookupLink {
-    _slot: LookupSlot,
+    _program: Ebpf,
 }
 
-/// Slots prepared ahead, so that no launch waits for a load.
-pub struct LookupPool {
-    size: usize,
-    slots: Vec<LookupSlot>,
-}
-
-impl LookupPool {
-    /// An empty pool that [`LookupPool::refill`] fills to `size`.
-    pub fn new(size: usize) -> Self {
-        Self { size, slots: Vec::with_capacity(size) }
-    }
-
-    /// A prepared slot, or one loaded now if there is none.
+impl LookupLink {
+    /// Loads a program and puts it in charge of a network namespace.
+    ///
+    /// The listeners must have been opened in that very namespace: one of another makes clients hang.
     ///
     /// # Errors
-    /// When one has to be loaded and that fails.
-    pub fn take(&mut self) -> Result<LookupSlot, BpfError> {
-        self.slots.pop().map_or_else(LookupSlot::prepare, Ok)
-    }
-
-    /// Prepares one more slot if one is missing; false when the pool is full.
-    ///
-    /// # Errors
-    /// When loading fails.
-    pub fn refill(&mut self) -> Result<bool, BpfError> {
-        if self.slots.len() >= self.size {
-            return Ok(false);
+    /// When the library was built without the program, the kernel refuses it, a listener cannot be put into its
+    /// map, or the namespace already has as many programs as it may.
+    pub fn attach(
+        network: BorrowedFd<'_>,
+        tcp_v4: BorrowedFd<'_>,
+        tcp_v6: BorrowedFd<'_>,
+        place: &LookupPlace,
+    ) -> Result<Self, BpfError> {
+        let object = LOOKUP.bytes()?;
+        // A panic elsewhere cannot leave the loader in pieces: it holds settings only.
+        let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ebpf = loader.load(object).map_err(|source| LOOKUP.failed(source))?;
+        drop(loader);
+        let mut places: Array<MapData, [u8; PLACE_SIZE]> = LOOKUP.map(&mut ebpf, "PLACE")?;
+        places.set(0, place.encode(), 0).map_err(|source| map_error("PLACE", source))?;
+        let mut gateway: SockMap<MapData> = LOOKUP.map(&mut ebpf, "GATEWAY")?;
+        for (index, listener) in [(0, tcp_v4), (1, tcp_v6)] {
+            gateway.set(index, &listener.as_raw_fd(), 0).map_err(|source| map_error("GATEWAY", source))?;
         }
-        self.slots.push(LookupSlot::prepare()?);
-        Ok(true)
+        let program: &mut SkLookup = LOOKUP.program(&mut ebpf, PROGRAM)?;
+        program.load().map_err(|source| program_error(PROGRAM, source))?;
+        program.attach(network).map_err(|source| program_error(PROGRAM, source))?;
+        Ok(Self { _program: ebpf })
     }
 }

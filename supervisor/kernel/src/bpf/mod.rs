@@ -1,7 +1,7 @@
 //! The BPF programs: loading them, telling them which cgroups are sandboxes, hearing what they saw.
 //!
 //! [`Programs`] are loaded once per process and judge connects of every sandbox below one parent cgroup; each
-//! sandbox's network namespace gets a [`LookupSlot`] of its own. Nothing is pinned: what this process loaded
+//! sandbox's network namespace gets a [`LookupLink`] of its own. Nothing is pinned: what this process loaded
 //! leaves with it.
 //!
 //! Minimum kernel version: 6.1. Required configuration: `CONFIG_BPF_SYSCALL`, `CONFIG_CGROUP_BPF`,
@@ -21,7 +21,7 @@ use skep_policy::egress;
 pub use event::{
     Accuracy, Call, Claimed, Connect, Event, Exec, Exit, Named, Opened, Ran, ResolvedPath, Status, Task,
 };
-pub use lookup::{LookupLink, LookupPlace, LookupPool, LookupSlot};
+pub use lookup::{LookupLink, LookupPlace};
 pub use programs::{Counts, Options, Programs, Settings};
 pub use reader::EventReader;
 

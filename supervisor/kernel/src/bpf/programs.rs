@@ -261,7 +261,6 @@ mod tests {
         fn moves<T: Send>() {}
         moves::<Programs>();
         moves::<EventReader>();
-        moves::<super::super::LookupPool>();
         moves::<super::super::LookupLink>();
     }
 

@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use skep_kernel::bpf::LookupSlot;
-
 use crate::rig::Rig;
 use crate::roles;
 
@@ -21,8 +19,4 @@ fn as_root_the_cost_of_an_open() {
     println!(
         "load {load:?}; ns per open+close: bare {bare}, outside {outside}, inside counted {counted}, recorded {recorded}"
     );
-    LookupSlot::prepare().unwrap();
-    let start = Instant::now();
-    LookupSlot::prepare().unwrap();
-    println!("lookup slot {:?}", start.elapsed());
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::sched::CloneFlags;
-use skep_kernel::bpf::{LookupLink, LookupPlace, LookupPool, LookupSlot};
+use skep_kernel::bpf::{LookupLink, LookupPlace};
 
 use crate::roles::network;
 
@@ -21,8 +21,8 @@ fn sandbox() -> (LookupLink, TcpListener, TcpListener) {
     let tcp_v6 = TcpListener::bind(("::1", PORT)).unwrap();
     let namespace = File::open("/proc/thread-self/ns/net").unwrap();
     let place = LookupPlace { own_v4: network().v4, own_v6: network().v6, gateway_port: PORT };
-    let slot = LookupSlot::prepare().unwrap_or_else(|error| panic!("{error}"));
-    let link = slot.attach(namespace.as_fd(), tcp_v4.as_fd(), tcp_v6.as_fd(), &place).unwrap();
+    let link = LookupLink::attach(namespace.as_fd(), tcp_v4.as_fd(), tcp_v6.as_fd(), &place)
+        .unwrap_or_else(|error| panic!("{error}"));
     (link, tcp_v4, tcp_v6)
 }
 
@@ -87,15 +87,4 @@ fn as_root_a_dropped_link_refuses_connections() {
     let (link, ..) = sandbox();
     drop(link);
     refused("198.18.0.5:443");
-}
-
-#[test]
-fn as_root_a_pool_prepares_slots_ahead() {
-    let mut pool = LookupPool::new(2);
-    assert!(pool.refill().unwrap() && pool.refill().unwrap());
-    assert!(!pool.refill().unwrap(), "it is full");
-    for _ in 0..3 {
-        pool.take().unwrap();
-    }
-    assert!(pool.refill().unwrap());
 }

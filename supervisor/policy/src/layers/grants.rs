@@ -4,6 +4,7 @@ use super::reach::Reach;
 use super::{Binder, Hold, Holding, Layer, Outcome};
 use crate::policy::{Grant, Policy};
 use crate::profile::{Granting, Op};
+use crate::tree::within;
 
 pub(super) fn bind(binder: &mut Binder<'_>) {
     let policy = binder.policy;
@@ -51,10 +52,7 @@ fn asking(binder: &mut Binder<'_>, grant: &Grant) -> Outcome {
         _ => return Outcome::Enforced(vec![Layer::Mount]),
     };
     let deeper = policy.grants.iter().any(|other| {
-        !other.is_built_in()
-            && other.exists()
-            && other.real != grant.real
-            && other.real.starts_with(&grant.real)
+        !other.is_built_in() && other.exists() && other.real != grant.real && within(&other.real, &grant.real)
     });
     match grant.object {
         Some(kind) if !(deeper && how == Holding::Mask) => {

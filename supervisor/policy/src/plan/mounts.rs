@@ -9,6 +9,7 @@ use super::{SHM_BYTES, TMP_BYTES, may_execute};
 use crate::launch::{LandlockRule, ObjectKind, RootOp};
 use crate::layers::{Binding, Hold, Holding};
 use crate::policy::Policy;
+use crate::tree::within;
 
 /// The operations in the making.
 #[derive(Debug, Default)]
@@ -97,7 +98,7 @@ pub(super) fn add(root: &mut Root, policy: &Policy, binding: &Binding, points: &
         root.push(*private, RootOp::Symlink { at: at.clone(), target: target.clone() });
     }
     let masked =
-        |at: &Path| binding.holds.iter().any(|hold| hold.how == Holding::Mask && at.starts_with(&hold.at));
+        |at: &Path| binding.holds.iter().any(|hold| hold.how == Holding::Mask && within(at, &hold.at));
     for (at, step) in steps {
         let own_mask = step.mask.is_some();
         if !masked(&at) || own_mask {
@@ -131,7 +132,7 @@ fn add_hold(
     let inside_mask = binding
         .holds
         .iter()
-        .any(|other| other.how == Holding::Mask && other.at != *at && at.starts_with(&other.at));
+        .any(|other| other.how == Holding::Mask && other.at != *at && within(at, &other.at));
     if inside_mask || (hold.how == Holding::ReadOnly && !around.write) {
         return;
     }
@@ -162,9 +163,9 @@ fn pin_ancestors(
     at: &Path,
 ) {
     let read_only = |path: &Path| {
-        binding.holds.iter().any(|hold| hold.how == Holding::ReadOnly && path.starts_with(&hold.at))
+        binding.holds.iter().any(|hold| hold.how == Holding::ReadOnly && within(path, &hold.at))
     };
-    for above in at.ancestors().skip(1).take_while(|above| *above != outer && above.starts_with(outer)) {
+    for above in at.ancestors().skip(1).take_while(|above| *above != outer && within(above, outer)) {
         let step = steps.entry(above.to_owned()).or_insert(Steps {
             bind: None,
             pin: None,

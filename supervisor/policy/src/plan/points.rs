@@ -9,6 +9,7 @@ use crate::launch::{Ids, ObjectKind};
 use crate::layers::{Binding, Holding, Reach};
 use crate::policy::{FileOp, Grant, Policy};
 use crate::profile::Granting;
+use crate::tree::within;
 
 /// A bind in the making, by its path on the host, which is its path in the sandbox too.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,9 +33,8 @@ pub(super) struct Points {
 impl Points {
     /// The innermost bind that shows a path.
     pub(super) fn covering(&self, path: &Path) -> Option<(&Path, &Point)> {
-        path.ancestors()
-            .find_map(|above| self.binds.get_key_value(above))
-            .map(|(at, point)| (at.as_path(), point))
+        let mut outwards = self.binds.iter().rev().map(|(at, point)| (at.as_path(), point));
+        outwards.find(|(at, _)| within(path, at))
     }
 }
 
@@ -62,7 +62,7 @@ fn is_opening(grant: &Grant) -> bool {
 
 fn point(policy: &Policy, binding: &Binding, context: &Context, grant: &Grant) -> Option<Point> {
     let (at, kind) = (&grant.real, grant.object?);
-    let held = |how| binding.holds.iter().any(|hold| hold.how == how && at.starts_with(&hold.at));
+    let held = |how| binding.holds.iter().any(|hold| hold.how == how && within(at, &hold.at));
     // `exec` of /tmp is about the sandbox's own, which is no bind.
     if at == Path::new("/tmp") {
         return None;

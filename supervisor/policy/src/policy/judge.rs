@@ -4,12 +4,13 @@
 //! Then guards, which can only make the answer stricter. No match is deny.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{FileOp, Grant, Guard, Policy, Verdict};
 use crate::decision::Decision;
 use crate::profile::{Granting, Guarding, Op};
 use crate::rule::RuleRef;
+use crate::tree::{depth, within};
 
 /// Why an ask is a deny for now.
 pub(crate) const NO_APPROVER: &str = "no approver";
@@ -18,7 +19,9 @@ impl Policy {
     /// Judges an operation on a path, which is absolute and free of symbolic links: the kernel's own answer.
     #[must_use]
     pub fn judge(&self, op: FileOp, path: impl AsRef<Path>) -> Verdict {
-        let path = path.as_ref();
+        // Whoever asks may write slashes as he likes.
+        let path: PathBuf = path.as_ref().components().collect();
+        let path = path.as_path();
         let bytes = path.as_os_str().as_bytes();
         let resolved = bytes.split(|byte| *byte == b'/').all(|name| name != b"." && name != b"..");
         if !path.is_absolute() || !resolved {
@@ -42,25 +45,26 @@ impl Policy {
     }
 
     /// The verdict of the grants alone, as if there were no guards.
-    #[must_use]
-    pub(crate) fn judge_grants(&self, op: FileOp, path: &Path) -> Verdict {
-        let speaking = self.grants.iter().filter_map(|grant| {
-            let depth = grant.covers(op, path)?;
-            Some((depth, grant.decides(op)?, grant))
-        });
-        match speaking.max_by_key(|(depth, decision, grant)| {
-            (*depth, *decision, std::cmp::Reverse(&grant.written.rule))
-        }) {
-            Some((_, decision, grant)) => verdict(
-                decision,
-                &grant.written.rule,
-                grant.written.reason.as_deref(),
-                grant.written.kind.meaning(decision),
-            ),
+    fn judge_grants(&self, op: FileOp, path: &Path) -> Verdict {
+        match self.deciding_grant(op, path) {
+            Some((decision, grant)) => {
+                verdict(decision, &grant.written.rule, grant.written.reason.as_deref(), grant.written.kind.meaning(decision))
+            }
             None => {
                 Verdict { decision: Decision::Deny, rule: None, reason: "no rule grants this path".into() }
             }
         }
+    }
+
+    /// The grant that decides, guards left aside, and how.
+    pub(crate) fn deciding_grant(&self, op: FileOp, path: &Path) -> Option<(Decision, &Grant)> {
+        let speaking = self.grants.iter().filter_map(|grant| {
+            let decision = grant.decides(op)?;
+            Some((grant.covers(op, path)?, decision, grant))
+        });
+        speaking
+            .max_by_key(|(depth, decision, grant)| (*depth, *decision, std::cmp::Reverse(&grant.written.rule)))
+            .map(|(_, decision, grant)| (decision, grant))
     }
 }
 
@@ -82,8 +86,8 @@ impl Grant {
             FileOp::Create | FileOp::Remove => path.parent()?,
             FileOp::Read | FileOp::Write | FileOp::Exec | FileOp::Connect => path,
         };
-        let under = [&self.real, &self.path].into_iter().filter(|root| subject.starts_with(root));
-        under.map(|root| root.components().count()).max()
+        let under = [&self.real, &self.path].into_iter().filter(|root| within(subject, root));
+        under.map(|root| depth(root)).max()
     }
 
     /// What the grant says about an operation; `None` when it says nothing.
