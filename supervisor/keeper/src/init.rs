@@ -52,7 +52,8 @@ fn course(sandbox: &str, channel: &Channel, progress: Channel) -> Result<(), Fai
     let children = child_events().at(Stage::Init)?;
     let Some((plan, template)) = work(channel)? else { return Ok(()) };
     caps::replace_groups(&[plan.agent.gid]).at(Stage::Init)?;
-    let part = enter(template)?;
+    let part = enter(template.as_ref().map(AsFd::as_fd))?;
+    drop(template);
     let (devpts, streams) = streams(channel)?;
     let (agent, gate) = agent::start(&plan, &progress, &streams)?;
     drop((progress, streams));
@@ -80,7 +81,7 @@ fn work(channel: &Channel) -> Result<Option<(Plan, Option<OwnedFd>)>, Failure> {
             Ok(Some((plan, template)))
         }
         None => Ok(None),
-        other => Err(out_of_turn(other)),
+        other => Err(out_of_turn(other.as_ref())),
     }
 }
 
@@ -92,11 +93,11 @@ fn streams(channel: &Channel) -> Result<(OwnedFd, [OwnedFd; 3]), Failure> {
             let mut next = || launch::next(&mut descriptors, "a terminal");
             Ok((next()?, [next()?, next()?, next()?]))
         }
-        other => Err(out_of_turn(other)),
+        other => Err(out_of_turn(other.as_ref())),
     }
 }
 
-fn out_of_turn(order: Option<(Order, Vec<OwnedFd>)>) -> Failure {
+fn out_of_turn(order: Option<&(Order, Vec<OwnedFd>)>) -> Failure {
     match order {
         Some((order, _)) => Failure::new(Stage::Plan, format!("{order:?} out of turn"), Errno::EPROTO),
         None => Failure::new(Stage::Init, "the keeper is gone", Errno::EPIPE),
@@ -114,15 +115,15 @@ fn sources(channel: &Channel) -> Result<Sources, Failure> {
                     return Ok(mounts.into_iter());
                 }
             }
-            other => return Err(out_of_turn(other)),
+            other => return Err(out_of_turn(other.as_ref())),
         }
     }
 }
 
 /// Makes the mount namespace, from the template or an empty root: until here it was the host's.
-fn enter(template: Option<OwnedFd>) -> Result<Part, Failure> {
-    if let Some(template) = &template {
-        enter_mount_namespace(template.as_fd()).at(Stage::Namespaces)?;
+fn enter(template: Option<BorrowedFd<'_>>) -> Result<Part, Failure> {
+    if let Some(template) = template {
+        enter_mount_namespace(template).at(Stage::Namespaces)?;
     }
     unshare(CloneFlags::CLONE_NEWNS).at(Stage::Namespaces)?;
     if template.is_some() {

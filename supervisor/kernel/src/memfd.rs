@@ -69,6 +69,6 @@ mod tests {
     #[test]
     fn a_file_without_seals_is_refused() {
         let file = tempfile::tempfile().unwrap();
-        assert!(read(file.into()).is_err());
+        assert!(read(&file).is_err());
     }
 }

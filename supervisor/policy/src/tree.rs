@@ -175,6 +175,16 @@ mod tests {
 
     const ROOT: Ids = Ids { uid: 0, gid: 0 };
 
+    proptest::proptest! {
+        #[test]
+        fn paths_compared_as_bytes_are_compared_as_paths(a in "(/[ab]{1,2}){0,4}", b in "(/[ab]{1,2}){0,3}") {
+            let [a, b] = [a, b].map(|text| if text.is_empty() { "/".to_owned() } else { text });
+            let (a, b) = (Path::new(&a), Path::new(&b));
+            proptest::prop_assert_eq!(within(a, b), a.starts_with(b));
+            proptest::prop_assert_eq!(depth(a), a.components().count());
+        }
+    }
+
     #[test]
     fn links_are_followed_wherever_they_stand() {
         let tree = Sketch::default()

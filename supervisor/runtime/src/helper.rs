@@ -54,9 +54,7 @@ impl Helper {
         let runs = self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
         !runs
     }
-}
 
-impl Helper {
     /// Closes the channel, has the process end, and tells what it wrote to its standard error: why it is of no use.
     pub async fn last_words(mut self) -> String {
         let Some(child) = self.child.take() else { return NOTHING.to_owned() };

@@ -19,18 +19,19 @@ impl Policy {
     /// Judges an operation on a path, which is absolute and free of symbolic links: the kernel's own answer.
     #[must_use]
     pub fn judge(&self, op: FileOp, path: impl AsRef<Path>) -> Verdict {
-        // Whoever asks may write slashes as he likes.
-        let path: PathBuf = path.as_ref().components().collect();
-        let path = path.as_path();
-        let bytes = path.as_os_str().as_bytes();
-        let resolved = bytes.split(|byte| *byte == b'/').all(|name| name != b"." && name != b"..");
-        if !path.is_absolute() || !resolved {
+        let mut names = path.as_ref().as_os_str().as_bytes().split(|byte| *byte == b'/');
+        let resolved = names.all(|name| name != b"." && name != b"..");
+        if !path.as_ref().is_absolute() || !resolved {
             return Verdict {
                 decision: Decision::Deny,
                 rule: None,
                 reason: "the path is not resolved".into(),
             };
         }
+        // Whoever asks may write slashes as he likes.
+        let path: PathBuf = path.as_ref().components().collect();
+        let path = path.as_path();
+        let bytes = path.as_os_str().as_bytes();
         let granted = self.judge_grants(op, path);
         let guarding = self.guards.iter().filter_map(|guard| Some((guard.decides(op, bytes)?, guard)));
         match guarding.max_by_key(|(decision, guard)| (*decision, std::cmp::Reverse(&guard.written.rule))) {
