@@ -42,6 +42,8 @@ impl Settings {
 pub struct Counts {
     /// Successful opens for reading.
     pub reads: u64,
+    /// Connects and datagrams that were let through: without one, nothing can have reached the gateway.
+    pub sent: u64,
     /// Records written for this sandbox.
     pub records: u64,
     /// Records of this sandbox that found no room in the ring.
@@ -61,7 +63,7 @@ pub struct Place {
 }
 
 const _: () = assert!(size_of::<Settings>() == 64);
-const _: () = assert!(size_of::<Counts>() == 24);
+const _: () = assert!(size_of::<Counts>() == 32);
 const _: () = assert!(size_of::<Place>() == 24);
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use skep_kernel::SyscallError;
-use skep_kernel::bpf::{BpfError, Options as BpfOptions, Programs, Settings};
+use skep_kernel::bpf::{BpfError, Counts, Options as BpfOptions, Programs, Settings};
 use skep_kernel::cgroup::{CgroupError, Tree};
 use skep_kernel::filter::{self, AgentFilter, FilterError};
 use skep_policy::egress::Rules;
@@ -190,14 +190,14 @@ impl Supervisor {
 
     /// Forgets a cgroup.
     ///
-    /// Returns how many files its tasks opened for reading, which the kernel only counts.
-    pub fn dismiss(&self, cgroup: u64) -> u64 {
+    /// Returns what the kernel only counted of its tasks; `None` where that is not known.
+    pub fn dismiss(&self, cgroup: u64) -> Option<Counts> {
         let dismissed = self.programs.lock().unwrap_or_else(PoisonError::into_inner).dismiss(cgroup);
         match dismissed {
-            Ok(counts) => counts.map_or(0, |counts| counts.reads),
+            Ok(counts) => counts,
             Err(error) => {
                 tracing::error!(%error, "a cgroup stays in the BPF map");
-                0
+                None
             }
         }
     }

@@ -162,8 +162,6 @@ struct Sandbox<'a> {
     lookup: Option<LookupLink>,
     /// What the gateway will serve, until it does.
     service: Option<Service>,
-    /// The gateway may hold something of it.
-    is_served: bool,
 }
 
 /// How the sandbox's life went.
@@ -200,8 +198,8 @@ impl<'a> Sandbox<'a> {
             upstreams,
             sockets,
         };
-        let (lookup, service, is_served) = (Some(lookup), Some(service), false);
-        Ok(Self { supervisor, live, plan, start, wall_clock, cgroup, keeper, lookup, service, is_served })
+        let (lookup, service) = (Some(lookup), Some(service));
+        Ok(Self { supervisor, live, plan, start, wall_clock, cgroup, keeper, lookup, service })
     }
 
     /// Launches, follows and clears away; the reply tells the client how it went.
@@ -225,7 +223,6 @@ impl<'a> Sandbox<'a> {
         self.write(Body::Start(self.start.clone()))?;
         self.start_keeper(streams).await?;
         let service = self.service.take().ok_or_else(|| internal("gateway"))?;
-        self.is_served = true;
         // The gateway may come later than the agent: what the agent sends waits in the sockets it will serve.
         let serving = self.supervisor.gateways.serve(self.live.owner, service);
         let (serving, started) = tokio::join!(serving, self.keeper_event());
@@ -280,7 +277,10 @@ impl<'a> Sandbox<'a> {
             };
             match happened {
                 Happened::Keeper(Ok(Some((KeeperEvent::Exited(how), _)))) => {
-                    return self.see_off(ending.unwrap_or(how)).await;
+                    ending.get_or_insert(how);
+                }
+                Happened::Keeper(Ok(Some((KeeperEvent::Gone, _)))) => {
+                    return Outcome::Gone(ending.unwrap_or(Ending::Signal(9)));
                 }
                 Happened::Keeper(Ok(Some(_))) => return Outcome::Failed(internal("keeper protocol")),
                 // The keeper died: its PID 1 dies with it, and clear_away makes sure of it.
@@ -298,17 +298,6 @@ impl<'a> Sandbox<'a> {
                     self.kill();
                 }
             }
-        }
-    }
-
-    /// The agent has ended, and the kernel kills what else runs: its network goes meanwhile.
-    async fn see_off(&mut self, ending: Ending) -> Outcome {
-        let (gone, ()) = tokio::join!(self.keeper.channel.receive(), self.dismiss_gateway());
-        self.is_served = false;
-        match gone {
-            Ok(Some((KeeperEvent::Gone, _))) => Outcome::Gone(ending),
-            Ok(Some(_)) => Outcome::Failed(internal("keeper protocol")),
-            Ok(None) | Err(_) => Outcome::Ended(ending),
         }
     }
 
@@ -334,8 +323,9 @@ impl<'a> Sandbox<'a> {
             Outcome::Ended(_) | Outcome::Failed(_) => self.end_processes(),
         }
         self.lookup = None;
-        tokio::join!(self.dismiss_gateway(), self.supervisor.events.drained());
-        let reads = self.supervisor.dismiss(self.cgroup.number());
+        self.supervisor.events.drained().await;
+        let counts = self.supervisor.dismiss(self.cgroup.number());
+        self.dismiss_gateway(counts.is_none_or(|counts| counts.sent > 0)).await;
         let status = match outcome {
             Outcome::Gone(Ending::Code(code)) | Outcome::Ended(Ending::Code(code)) => format!("exit {code}"),
             Outcome::Gone(Ending::Signal(signal)) | Outcome::Ended(Ending::Signal(signal)) => {
@@ -345,7 +335,7 @@ impl<'a> Sandbox<'a> {
         };
         let counters = {
             let mut progress = self.live.progress();
-            progress.counters.reads = reads;
+            progress.counters.reads = counts.map_or(0, |counts| counts.reads);
             progress.counters
         };
         let end = Body::End(audit::End {
@@ -367,9 +357,12 @@ impl<'a> Sandbox<'a> {
         }
     }
 
-    async fn dismiss_gateway(&self) {
-        if self.is_served {
-            self.supervisor.gateways.dismiss(self.live.owner, &self.live.id).await;
+    /// Cuts the network off. What the gateway still has to say comes before the last record.
+    async fn dismiss_gateway(&self, has_sent: bool) {
+        let (gateways, owner, id) = (&self.supervisor.gateways, self.live.owner, &self.live.id);
+        match has_sent {
+            true => gateways.dismiss(owner, id).await,
+            false => gateways.forget(owner, id),
         }
     }
 

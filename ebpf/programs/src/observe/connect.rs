@@ -13,7 +13,7 @@ use aya_ebpf::programs::SockAddrContext;
 use skep_ebpf_abi::net::{Transport, Verdict, judge_v4, judge_v6};
 use skep_ebpf_abi::record::{CONNECT, ConnectRecord};
 
-use crate::emit::Ticket;
+use crate::emit::{Ticket, count};
 use crate::maps::SANDBOXES;
 
 const ALLOW: i32 = 1;
@@ -69,7 +69,11 @@ fn judge(ctx: &SockAddrContext, family: u32, datagram: Transport) -> i32 {
     if matches!(verdict, Verdict::Virtual | Verdict::Denied) {
         record(ctx, cgroup, family, address, port, verdict);
     }
-    if matches!(verdict, Verdict::Denied | Verdict::Pointless) { DENY } else { ALLOW }
+    if matches!(verdict, Verdict::Denied | Verdict::Pointless) {
+        return DENY;
+    }
+    count(cgroup, |counts| unsafe { &raw mut (*counts).sent });
+    ALLOW
 }
 
 /// The words of the address, in host byte order.
