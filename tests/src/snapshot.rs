@@ -40,7 +40,7 @@ impl Snapshot {
         let tree = tree_name(ground);
         let ours = |path: &String| path.contains(&tree) || path.contains("skep-probe-");
         let cgroups = cgroups(Path::new("/sys/fs/cgroup")).into_iter().filter(ours);
-        lines.extend(cgroups.map(|path| format!("cgroup {path}")));
+        lines.extend(counted(cgroups.map(|path| format!("cgroup {}", without_id(&path)))));
         lines.extend(bpf_objects(&foreign)?);
         lines.extend(directories.iter().flat_map(|directory| files(directory)));
         Ok(Self(lines))
@@ -134,7 +134,7 @@ fn counted(names: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 /// Namespaces that a process is in, or holds open without being in them.
-fn namespaces(foreign: &Foreign) -> anyhow::Result<BTreeSet<String>> {
+fn namespaces(foreign: &Foreign) -> anyhow::Result<Vec<String>> {
     let mut found = BTreeSet::new();
     for id in process::ids()?.into_iter().filter(|id| !foreign.has_process(*id)) {
         let inside = NAMESPACES.iter().map(|kind| format!("/proc/{id}/ns/{kind}"));
@@ -143,7 +143,16 @@ fn namespaces(foreign: &Foreign) -> anyhow::Result<BTreeSet<String>> {
         let targets = open.filter_map(|entry| fs::read_link(entry.path()).ok());
         found.extend(targets.filter(|target| is_namespace(target)));
     }
-    Ok(found.into_iter().map(|target| format!("namespace {}", target.display())).collect())
+    let kind = |target: &PathBuf| target.to_string_lossy().split(':').next().unwrap_or_default().to_owned();
+    Ok(counted(found.iter().map(|target| format!("namespace {}", kind(target)))))
+}
+
+/// The cgroup of a sandbox without its id.
+fn without_id(path: &str) -> String {
+    match path.split_once("/sandboxes/") {
+        Some((tree, _id)) => format!("{tree}/sandboxes/*"),
+        None => path.to_owned(),
+    }
 }
 
 /// `net:[4026531840]`; sockets and pipes look alike but for their kind.

@@ -48,9 +48,12 @@ impl Policy {
     /// The verdict of the grants alone, as if there were no guards.
     fn judge_grants(&self, op: FileOp, path: &Path) -> Verdict {
         match self.deciding_grant(op, path) {
-            Some((decision, grant)) => {
-                verdict(decision, &grant.written.rule, grant.written.reason.as_deref(), grant.written.kind.meaning(decision))
-            }
+            Some((decision, grant)) => verdict(
+                decision,
+                &grant.written.rule,
+                grant.written.reason.as_deref(),
+                grant.written.kind.meaning(decision),
+            ),
             None => {
                 Verdict { decision: Decision::Deny, rule: None, reason: "no rule grants this path".into() }
             }
@@ -64,7 +67,9 @@ impl Policy {
             Some((grant.covers(op, path)?, decision, grant))
         });
         speaking
-            .max_by_key(|(depth, decision, grant)| (*depth, *decision, std::cmp::Reverse(&grant.written.rule)))
+            .max_by_key(|(depth, decision, grant)| {
+                (*depth, *decision, std::cmp::Reverse(&grant.written.rule))
+            })
             .map(|(_, decision, grant)| (decision, grant))
     }
 }
