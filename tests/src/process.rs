@@ -56,14 +56,13 @@ pub fn run(command: &mut Command, deadline: Duration) -> anyhow::Result<Finished
     }
 }
 
-/// Waits with a growing pause: most commands end at once, and a sleeping test costs the others nothing. `None` when
-/// it runs at the deadline.
+/// Waits with a growing pause, short enough for what is measured by it. `None` when it runs at the deadline.
 ///
 /// # Errors
 /// It is not our child.
 pub fn wait(child: &mut Child, deadline: Duration) -> anyhow::Result<Option<ExitStatus>> {
     let end = Instant::now() + deadline;
-    let mut pause = Duration::from_millis(1);
+    let mut pause = Duration::from_micros(250);
     loop {
         if let Some(status) = child.try_wait().context("wait")? {
             return Ok(Some(status));
@@ -72,7 +71,7 @@ pub fn wait(child: &mut Child, deadline: Duration) -> anyhow::Result<Option<Exit
             return Ok(None);
         }
         std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(50));
+        pause = (pause * 2).min(Duration::from_millis(2));
     }
 }
 

@@ -12,8 +12,11 @@ use rcgen::{KeyUsagePurpose, PKCS_ECDSA_P256_SHA256};
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// The names under which agents know their API.
-const NAMES: [&str; 4] = ["api.anthropic.com", "api.openai.com", "localhost", "127.0.0.1"];
+/// A name that no agent knows.
+pub const NEUTRAL: &str = "model.example";
+
+/// The names under which agents know their API, and those under which they do not.
+const NAMES: [&str; 5] = ["api.anthropic.com", "api.openai.com", NEUTRAL, "localhost", "127.0.0.1"];
 
 /// The authority and the server certificate it issued.
 #[derive(Debug)]

@@ -14,6 +14,6 @@ mod script;
 mod server;
 mod sessions;
 
-pub use authority::Authority;
+pub use authority::{Authority, NEUTRAL};
 pub use script::{Call, Exchange, Script, ToolResult, Turn};
 pub use server::Server;

@@ -1,4 +1,7 @@
 //! A scripted session of a real agent, bare and inside: the same agent, script, server and TLS.
+//!
+//! Under the real name of its API an agent asks for more than it does of any other server (settings, limits). Bare it
+//! cannot have that name here, so inside it has none of the real ones either.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use skep_tests::agents::{Agent, Surroundings};
-use skep_tests::model::Server;
+use skep_tests::model::{NEUTRAL, Server};
 use skep_tests::play;
 use skep_tests::process;
 use skep_tests::session::{self, Session};
@@ -60,14 +63,16 @@ impl<'a> Pair<'a> {
         let profile = skep.ground().beside("profile.toml");
         server.authority().write(&skep.ground().beside("authority.pem"))?;
         let pair = Self { session, agent, skep, server, profile };
-        fs::write(&pair.profile, agent.profile(&pair.surroundings(true))?)?;
+        let mut profile = agent.profile(&pair.surroundings(true))?;
+        profile += &format!("\n[[egress]]\nto = [\"{NEUTRAL}:443\"]\n");
+        fs::write(&pair.profile, profile)?;
         Ok(pair)
     }
 
     fn surroundings(&self, inside: bool) -> Surroundings {
         let ground = self.skep.ground();
         let (host, temporary) = match inside {
-            true => (self.agent.api_host().to_owned(), PathBuf::from("/tmp")),
+            true => (NEUTRAL.to_owned(), PathBuf::from("/tmp")),
             false => (format!("localhost:{}", self.server.https().port()), ground.temporary()),
         };
         Surroundings {
@@ -92,7 +97,7 @@ impl<'a> Pair<'a> {
         let mut command = if inside {
             let words =
                 std::iter::once(program.display().to_string()).chain(self.agent.arguments(&surroundings));
-            let upstream = format!("{}={}", self.agent.api_host(), self.server.https());
+            let upstream = format!("{NEUTRAL}={}", self.server.https());
             let run = self.skep.run(words).profile(&self.profile).option("--upstream", upstream);
             run.environment(self.agent.environment(&surroundings)).command()
         } else {
