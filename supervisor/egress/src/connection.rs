@@ -101,7 +101,10 @@ async fn answer(sandbox: &Sandbox, mut stream: TcpStream) {
     let mut buffer = [0; dns::MAX_QUESTION];
     while let Ok(Some(length)) = timeout(DNS_IDLE, read(&mut stream, &mut buffer)).await {
         sandbox.shared.recorder.room().await;
-        let Some(answer) = sandbox.respond(&buffer[..length]) else { return };
+        let Some((answer, verdict)) = sandbox.respond(&buffer[..length]) else { return };
+        if let Some(verdict) = verdict {
+            sandbox.shared.recorder.written(verdict).await;
+        }
         let Ok(length) = u16::try_from(answer.len()) else { return };
         let framed = [&length.to_be_bytes()[..], &answer].concat();
         match timeout(DNS_IDLE, stream.write_all(&framed)).await {

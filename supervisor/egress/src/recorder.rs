@@ -16,7 +16,8 @@ const BACKLOG: usize = 4096;
 #[derive(Debug)]
 pub struct Recorder {
     next: Cell<u64>,
-    waiting: RefCell<HashMap<u64, oneshot::Sender<()>>>,
+    /// Who waits for each verdict that is not written down yet.
+    waiting: RefCell<HashMap<u64, Vec<oneshot::Sender<()>>>>,
     outbox: mpsc::UnboundedSender<GatewayEvent>,
     backlog: Cell<usize>,
     relief: Notify,
@@ -65,41 +66,10 @@ impl Recorder {
         }
     }
 
-    /// Tells a verdict whose record nothing waits for.
-    pub fn tell(&self, sandbox: &str, subject: Subject, verdict: Verdict) {
-        self.judged(sandbox, subject, verdict);
-    }
-
-    /// Tells a verdict and returns its number once it is written down.
-    pub async fn write(&self, sandbox: &str, subject: Subject, verdict: Verdict) -> u64 {
-        let (written, wait) = oneshot::channel();
-        let number = self.next.get();
-        self.waiting.borrow_mut().insert(number, written);
-        self.judged(sandbox, subject, verdict);
-        if wait.await.is_err() {
-            // The sender lives in `waiting` until it is used: the gateway is ending, and nothing may go on.
-            std::future::pending::<()>().await;
-        }
-        number
-    }
-
-    /// Takes the answer of `skepd`. Answers to [`Recorder::tell`] are welcome and change nothing.
-    ///
-    /// # Errors
-    /// When no such event was sent.
-    pub fn recorded(&self, number: u64) -> Result<(), NeverSent> {
-        if number >= self.next.get() {
-            return Err(NeverSent(number));
-        }
-        if let Some(written) = self.waiting.borrow_mut().remove(&number) {
-            // Whoever waited may have been cut meanwhile.
-            let _cut = written.send(());
-        }
-        Ok(())
-    }
-
-    fn judged(&self, sandbox: &str, subject: Subject, verdict: Verdict) {
+    /// Tells a verdict. The number is for [`Recorder::written`].
+    pub fn tell(&self, sandbox: &str, subject: Subject, verdict: Verdict) -> u64 {
         let number = self.next.replace(self.next.get() + 1);
+        self.waiting.borrow_mut().insert(number, Vec::new());
         self.say(GatewayEvent::Judged {
             number,
             sandbox: sandbox.to_owned(),
@@ -108,6 +78,48 @@ impl Recorder {
             rule: verdict.rule,
             reason: verdict.reason.to_owned(),
         });
+        number
+    }
+
+    /// Whether a verdict that was told is written down.
+    #[must_use]
+    pub fn is_written(&self, number: u64) -> bool {
+        !self.waiting.borrow().contains_key(&number)
+    }
+
+    /// Waits until a verdict that was told is written down.
+    pub async fn written(&self, number: u64) {
+        let (written, wait) = oneshot::channel();
+        match self.waiting.borrow_mut().get_mut(&number) {
+            Some(others) => others.push(written),
+            None => return,
+        }
+        if wait.await.is_err() {
+            // The sender lives in `waiting` until it is used: the gateway is ending, and nothing may go on.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Tells a verdict and returns its number once it is written down.
+    pub async fn write(&self, sandbox: &str, subject: Subject, verdict: Verdict) -> u64 {
+        let number = self.tell(sandbox, subject, verdict);
+        self.written(number).await;
+        number
+    }
+
+    /// Takes the answer of `skepd`.
+    ///
+    /// # Errors
+    /// When no such event was sent.
+    pub fn recorded(&self, number: u64) -> Result<(), NeverSent> {
+        if number >= self.next.get() {
+            return Err(NeverSent(number));
+        }
+        for written in self.waiting.borrow_mut().remove(&number).into_iter().flatten() {
+            // Whoever waited may have been cut meanwhile.
+            let _cut = written.send(());
+        }
+        Ok(())
     }
 }
 

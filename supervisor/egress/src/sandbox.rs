@@ -1,7 +1,7 @@
 //! One sandbox: its sockets, its names, its connections. One task owns it; dropping the task cuts everything.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
@@ -29,6 +29,9 @@ pub const CONNECTIONS: usize = 512;
 /// Connections over the limit that wait for the record of their refusal; beyond them the kernel's queue fills.
 const REFUSALS: usize = 32;
 
+/// Questions that wait until the verdict on their name is written down; of more the client asks again.
+const QUESTIONS: usize = 256;
+
 /// Datagrams answered before others run.
 const TURN: usize = 64;
 
@@ -51,7 +54,7 @@ pub struct Sandbox {
     pub(crate) upstreams: HashMap<String, SocketAddr>,
     pub(crate) shared: Rc<Shared>,
     table: RefCell<Table>,
-    told: RefCell<HashSet<(String, Verdict)>>,
+    told: RefCell<HashMap<(String, Verdict), u64>>,
 }
 
 /// The sockets opened inside a sandbox's network namespace.
@@ -76,8 +79,10 @@ impl Sandbox {
 
     /// Serves the sandbox for ever.
     pub async fn serve(self: Rc<Self>, sockets: Sockets) {
-        let Sockets { tcp: [tcp4, tcp6], udp: [udp4, udp6] } = sockets;
+        let Sockets { tcp: [tcp4, tcp6], udp } = sockets;
+        let [udp4, udp6] = udp.map(Rc::new);
         let mut open = JoinSet::new();
+        let mut asked = JoinSet::new();
         loop {
             self.shared.recorder.room().await;
             while let Some(done) = open.try_join_next() {
@@ -87,9 +92,10 @@ impl Sandbox {
             tokio::select! {
                 accepted = tcp4.accept(), if has_room => self.clone().take(accepted, &mut open).await,
                 accepted = tcp6.accept(), if has_room => self.clone().take(accepted, &mut open).await,
-                Ok(()) = udp4.readable() => self.answer(&udp4),
-                Ok(()) = udp6.readable() => self.answer(&udp6),
+                Ok(()) = udp4.readable() => self.answer(&udp4, &mut asked),
+                Ok(()) = udp6.readable() => self.answer(&udp6, &mut asked),
                 Some(done) = open.join_next() => check(done),
+                Some(done) = asked.join_next() => check(done),
             }
         }
     }
@@ -108,7 +114,7 @@ impl Sandbox {
         }
     }
 
-    fn answer(&self, socket: &UdpSocket) {
+    fn answer(self: &Rc<Self>, socket: &Rc<UdpSocket>, asked: &mut JoinSet<()>) {
         let mut buffer = [0; dns::MAX_QUESTION];
         for _ in 0..TURN {
             let take = || Ok(udp::receive(socket, &mut buffer)?);
@@ -119,19 +125,33 @@ impl Sandbox {
                 Err(_of_one) => continue,
             };
             let question = buffer.get(..datagram.length).unwrap_or_default();
-            if let Some(answer) = self.respond(question) {
-                // A client that does not take its answer asks again.
-                let _lost = udp::answer(socket, &datagram, &answer);
+            // A client that does not take its answer asks again.
+            match self.respond(question) {
+                Some((answer, None)) => drop(udp::answer(socket, &datagram, &answer)),
+                Some((answer, Some(verdict))) if asked.len() < QUESTIONS => {
+                    let (sandbox, socket) = (self.clone(), socket.clone());
+                    asked.spawn_local(async move {
+                        sandbox.shared.recorder.written(verdict).await;
+                        drop(udp::answer(&*socket, &datagram, &answer));
+                    });
+                }
+                Some((_, Some(_))) | None => {}
             }
         }
     }
 
-    /// The answer to one DNS message.
-    pub(crate) fn respond(&self, question: &[u8]) -> Option<Vec<u8>> {
-        dns::respond(question, |name, kind| match name {
-            Ok(name) => self.about(name, kind),
+    /// The answer to one DNS message, and the number of the verdict that must be written down before it is given.
+    pub(crate) fn respond(&self, question: &[u8]) -> Option<(Vec<u8>, Option<u64>)> {
+        let mut verdict = None;
+        let answer = dns::respond(question, |name, kind| match name {
+            Ok(name) => {
+                let (answer, number) = self.about(name, kind);
+                verdict = number.filter(|number| !self.shared.recorder.is_written(*number));
+                answer
+            }
             Err(error) => self.about_nothing(error),
-        })
+        })?;
+        Some((answer, verdict))
     }
 
     /// The name behind a virtual address of this sandbox.
@@ -139,22 +159,24 @@ impl Sandbox {
         self.table.borrow().name(address).cloned()
     }
 
-    fn about(&self, name: &HostName, kind: Kind) -> Answer {
+    /// What is answered, and the verdict that gives an address away.
+    fn about(&self, name: &HostName, kind: Kind) -> (Answer, Option<u64>) {
         if name.is_localhost() {
-            return of_kind(kind, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+            return (of_kind(kind, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST), None);
         }
+        let denied = |verdict: Verdict| {
+            self.tell_once(name.as_str(), None, verdict);
+            (Answer::Denied(verdict.reason), None)
+        };
         let verdict = judge::name(&self.rules, name);
         if !verdict.allows() {
-            self.tell_once(name.as_str(), None, verdict);
-            return Answer::Denied(verdict.reason);
+            return denied(verdict);
         }
         let Some((v4, v6)) = self.table.borrow_mut().assign(name) else {
-            let full = Verdict::denied("too many names");
-            self.tell_once(name.as_str(), None, full);
-            return Answer::Denied(full.reason);
+            return denied(Verdict::denied("too many names"));
         };
-        self.tell_once(name.as_str(), Some((v4, v6)), verdict);
-        of_kind(kind, v4, v6)
+        let number = self.tell_once(name.as_str(), Some((v4, v6)), verdict);
+        (of_kind(kind, v4, v6), Some(number))
     }
 
     /// What is no host name has no canonical spelling, so its record has none either.
@@ -165,15 +187,16 @@ impl Sandbox {
     }
 
     /// Reports a name the first time, and again should so many others have come between that it is forgotten.
-    fn tell_once(&self, name: &str, addresses: Option<(Ipv4Addr, Ipv6Addr)>, verdict: Verdict) {
+    /// Returns the number of the report.
+    fn tell_once(&self, name: &str, addresses: Option<(Ipv4Addr, Ipv6Addr)>, verdict: Verdict) -> u64 {
         let mut told = self.told.borrow_mut();
         if told.len() >= 2 * table::CAPACITY {
             told.clear();
         }
-        if told.insert((name.to_owned(), verdict)) {
+        *told.entry((name.to_owned(), verdict)).or_insert_with(|| {
             let subject = Subject::Name { name: name.to_owned(), addresses };
-            self.shared.recorder.tell(&self.name, subject, verdict);
-        }
+            self.shared.recorder.tell(&self.name, subject, verdict)
+        })
     }
 }
 

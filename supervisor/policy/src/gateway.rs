@@ -1,8 +1,9 @@
 //! The messages between `skepd` and `skep-egress`, postcard in SEQPACKET messages.
 //!
 //! The gateway judges names by the rules it was given, but **nothing it allows happens before `skepd` has
-//! written it down**: it sends a [`GatewayEvent::Judged`] and dials only when [`GatewayRequest::Recorded`]
-//! answers. What it says about a sandbox is believed only as a record, never as a right.
+//! written it down**: it sends a [`GatewayEvent::Judged`] and dials, or gives the address of a name away, only
+//! when [`GatewayRequest::Recorded`] answers. What it says about a sandbox is believed only as a record, never as
+//! a right.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 

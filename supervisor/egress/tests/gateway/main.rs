@@ -4,7 +4,7 @@
 mod measure;
 mod world;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -70,6 +70,26 @@ fn root_only_nothing_is_dialled_before_the_record_is_written() {
     let mut got = [0; 5];
     accept(&server).read_exact(&mut got).unwrap();
     assert_eq!(&got, b"early");
+}
+
+#[test]
+fn root_only_an_address_is_given_away_only_when_its_name_is_written_down() {
+    let world = allowing("api.example");
+    let questions = [RecordType::A, RecordType::AAAA].map(|kind| world.send_question("api.example.", kind).0);
+    let GatewayEvent::Judged { number, subject, .. } = world.event() else { panic!("not judged") };
+    let addresses = ("198.18.1.0".parse().unwrap(), "fd5c:e900::100".parse().unwrap());
+    assert_eq!(subject, Subject::Name { name: "api.example".to_owned(), addresses: Some(addresses) });
+    // A question about nothing of the kind is answered meanwhile.
+    world.ask("other.example.", RecordType::A);
+    for socket in &questions {
+        socket.set_nonblocking(true).unwrap();
+        assert_eq!(socket.recv(&mut [0; 512]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        socket.set_nonblocking(false).unwrap();
+    }
+    world.say(&GatewayRequest::Recorded { number });
+    for socket in &questions {
+        assert!(socket.recv(&mut [0; 512]).unwrap() > 12);
+    }
 }
 
 #[test]
@@ -275,6 +295,7 @@ fn root_only_dns_works_over_tcp_and_ends_at_what_is_no_question() {
         let bytes = question("api.example.", RecordType::A).to_vec().unwrap();
         client.write_all(&u16::try_from(bytes.len()).unwrap().to_be_bytes()).unwrap();
         client.write_all(&bytes).unwrap();
+        world.record_until(&client);
         let mut length = [0; 2];
         client.read_exact(&mut length).unwrap();
         let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
@@ -368,6 +389,8 @@ fn root_only_the_c_library_finds_allowed_names_and_gives_up_on_denied_ones() {
         let output = world.agent.run(run);
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
+    // Written down now, so that the look-ups below wait for nobody.
+    world.ask("api.example.", RecordType::A);
     let (code, found) = lookup("api.example");
     assert!(code == Some(0) && found.contains("fd5c:e900::100") && found.contains("198.18.1.0"), "{found}");
     // 2 is "not found"; a resolver that is refused or fails makes getent wait for seconds first.

@@ -1,6 +1,8 @@
 //! A world for the real gateway: a namespace that plays the host, where every address is local and so every
 //! "public" server is ours; one that plays the sandbox; and ourselves as skepd.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,13 +15,14 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, Query};
 use hickory_proto::rr::{Name, RData, RecordType};
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
 use skep_kernel::netns;
 use skep_kernel::spawn::{Helper, helper};
 use skep_policy::decision::Decision;
 use skep_policy::egress::{Rule, Rules};
-use skep_policy::gateway::{GatewayEvent, GatewayRequest};
+use skep_policy::gateway::{GatewayEvent, GatewayRequest, Subject};
 use skep_policy::launch::Network;
 
 /// How long anything may take before a test fails; nothing waits for it to pass.
@@ -82,6 +85,8 @@ pub(crate) struct World {
     pub(crate) host: Place,
     pub(crate) agent: Place,
     pub(crate) gateway: Helper,
+    /// Events that came while something else was waited for.
+    heard: RefCell<VecDeque<GatewayEvent>>,
 }
 
 impl World {
@@ -97,7 +102,8 @@ impl World {
                 .unwrap()
         });
         setsockopt(&gateway.channel, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(20, 0)).unwrap();
-        let world = Self { host, agent: Place::new("10.113.0.2"), gateway };
+        let heard = RefCell::default();
+        let world = Self { host, agent: Place::new("10.113.0.2"), gateway, heard };
         assert_eq!(world.event(), GatewayEvent::Ready);
         world
     }
@@ -125,14 +131,37 @@ impl World {
     }
 
     pub(crate) fn event(&self) -> GatewayEvent {
+        self.heard.borrow_mut().pop_front().unwrap_or_else(|| self.receive())
+    }
+
+    fn receive(&self) -> GatewayEvent {
         self.gateway.channel.receive().unwrap().expect("the gateway lives").0
+    }
+
+    /// Writes down what is judged until `ready` has something to read.
+    pub(crate) fn record_until(&self, ready: &impl AsFd) {
+        loop {
+            let mut polled =
+                [ready.as_fd(), self.gateway.channel.as_fd()].map(|one| PollFd::new(one, PollFlags::POLLIN));
+            assert!(poll(&mut polled, PollTimeout::from(20_000u16)).unwrap() > 0, "nothing in time");
+            let [is_ready, has_event] = polled.map(|one| one.any().unwrap_or_default());
+            if has_event {
+                let event = self.receive();
+                if let GatewayEvent::Judged { number, subject: Subject::Name { .. }, .. } = event {
+                    self.say(&GatewayRequest::Recorded { number });
+                }
+                self.heard.borrow_mut().push_back(event);
+            } else if is_ready {
+                return;
+            }
+        }
     }
 
     /// The next event, which is a verdict on a connection or an address; verdicts on names are passed over.
     pub(crate) fn judged(&self) -> (u64, Decision, String) {
         loop {
             match self.event() {
-                GatewayEvent::Judged { subject: skep_policy::gateway::Subject::Name { .. }, .. } => {}
+                GatewayEvent::Judged { subject: Subject::Name { .. }, .. } => {}
                 GatewayEvent::Judged { number, decision, reason, .. } => return (number, decision, reason),
                 other => panic!("{other:?}"),
             }
@@ -155,6 +184,17 @@ impl World {
 
     /// Asks the gateway from inside the sandbox, at an address that is no resolver's.
     pub(crate) fn ask(&self, name: &str, kind: RecordType) -> Message {
+        let (socket, id) = self.send_question(name, kind);
+        self.record_until(&socket);
+        let mut buffer = [0; 2048];
+        let length = socket.recv(&mut buffer).unwrap();
+        let answer = Message::from_vec(&buffer[..length]).unwrap();
+        assert_eq!(answer.metadata.id, id);
+        answer
+    }
+
+    /// Asks only; the answer will come to the socket, with this id.
+    pub(crate) fn send_question(&self, name: &str, kind: RecordType) -> (UdpSocket, u16) {
         let question = question(name, kind);
         let bytes = question.to_vec().unwrap();
         let server: SocketAddr = match kind {
@@ -166,11 +206,7 @@ impl World {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.connect(server).unwrap();
         socket.send(&bytes).unwrap();
-        let mut buffer = [0; 2048];
-        let length = socket.recv(&mut buffer).unwrap();
-        let answer = Message::from_vec(&buffer[..length]).unwrap();
-        assert_eq!(answer.metadata.id, question.metadata.id);
-        answer
+        (socket, question.metadata.id)
     }
 
     /// The virtual address of a name that is known to be allowed.
