@@ -116,10 +116,9 @@ fn an_allowed_name_does_not_open_other_ports() -> Outcome {
     let attempt = "for p in 22 25 80 2375 4430 8443; do \
                    timeout 3 bash -c \"exec 3<> /dev/tcp/api.anthropic.com/$p; echo leaked >&3; cat <&3\"; done; \
                    curl -s -m 3 http://api.anthropic.com/ -H 'Host: a' -H 'Transfer-Encoding: chunked' -d 0";
-    // The gateway dials after the handshake, so the control stays until it has.
     Attack::new(100, "odd ports of an allowed name", attempt, Heard)
         .upstream(ALLOWED)
-        .control(Control::Inside("timeout 3 bash -c 'exec 3<> /dev/tcp/api.anthropic.com/443; cat <&3'"))
+        .control(Control::Inside("timeout 3 bash -c 'echo > /dev/tcp/api.anthropic.com/443'"))
         .denial(&["api.anthropic.com:2375"])
         .layers(&["gateway", "connect hooks"])
         .run()

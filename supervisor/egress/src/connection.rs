@@ -76,7 +76,8 @@ async fn carry(
     };
     // Ignoring a refusal: without it small writes are late, not wrong.
     let _late = client.set_nodelay(true);
-    let ended = relay(client, &server, &sandbox.shared.pipes, &record.sent, &record.received).await;
+    let (pipes, gone) = (&sandbox.shared.pipes, sandbox.dismissed());
+    let ended = relay(client, &server, pipes, &record.sent, &record.received, gone).await;
     let error = ended.err()?;
     reset(&server);
     Some(error.to_string())

@@ -16,7 +16,7 @@ use skep_kernel::udp::{Family, report_destinations};
 use skep_policy::gateway::{GatewayEvent, GatewayRequest};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::dial::Dialer;
 use crate::name::HostName;
@@ -81,39 +81,40 @@ async fn write(
 }
 
 async fn read(channel: &AsyncChannel, shared: &Rc<Shared>) -> Result<(), GatewayError> {
-    let mut served: HashMap<String, AbortHandle> = HashMap::new();
+    let mut served: HashMap<String, Rc<Sandbox>> = HashMap::new();
     let mut tasks = JoinSet::new();
     loop {
         let request = tokio::select! {
             request = channel.receive() => request?,
-            Some(done) = tasks.join_next() => match done {
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                _dismissed => continue,
-            },
+            Some(done) = tasks.join_next() => {
+                let sandbox = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                served.remove(&sandbox);
+                shared.recorder.say(GatewayEvent::Dismissed { sandbox });
+                continue;
+            }
         };
         match request {
             None => return Ok(()),
             Some((GatewayRequest::Recorded { number }, _)) => shared.recorder.recorded(number)?,
-            Some((GatewayRequest::Dismiss { sandbox }, _)) => match served.remove(&sandbox) {
-                Some(task) => {
-                    task.abort();
-                    // The task ends when it is run next, and its connections say so then.
-                    tokio::task::yield_now().await;
-                    shared.recorder.say(GatewayEvent::Dismissed { sandbox });
+            Some((GatewayRequest::Dismiss { sandbox }, _)) => {
+                if !served.get(&sandbox).is_some_and(|sandbox| sandbox.dismiss()) {
+                    return Err(GatewayError::Malformed("Dismiss of a sandbox that is not served"));
                 }
-                None => return Err(GatewayError::Malformed("Dismiss of a sandbox that is not served")),
-            },
+            }
             // Its own addresses need no list: neither is public, so nothing behind the gateway is there.
             Some((GatewayRequest::Serve { sandbox, rules, own: _, upstreams }, descriptors)) => {
                 if served.contains_key(&sandbox) {
                     return Err(GatewayError::Malformed("Serve of a sandbox that is served"));
                 }
                 let sockets = sockets(descriptors)?;
-                let state =
-                    Sandbox::new(sandbox.clone(), rules, fixed(upstreams, UPSTREAMS)?, shared.clone());
-                let task = tasks.spawn_local(Rc::new(state).serve(sockets));
-                served.insert(sandbox.clone(), task);
-                shared.recorder.say(GatewayEvent::Serving { sandbox });
+                let upstreams = fixed(upstreams, UPSTREAMS)?;
+                let state = Rc::new(Sandbox::new(sandbox.clone(), rules, upstreams, shared.clone()));
+                served.insert(sandbox.clone(), Rc::clone(&state));
+                shared.recorder.say(GatewayEvent::Serving { sandbox: sandbox.clone() });
+                tasks.spawn_local(async move {
+                    state.serve(sockets).await;
+                    sandbox
+                });
             }
         }
     }

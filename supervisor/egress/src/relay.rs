@@ -54,7 +54,9 @@ impl Pipes {
     }
 }
 
-/// Relays until both directions have ended. An end of one direction is passed on and the other goes on.
+/// Relays until both directions have ended. An end of one direction is passed on and the other goes on. The
+/// answers end as well once the client is `gone`: nobody reads them, and a dead client's kernel would meet them
+/// with a reset, and with it drop what it has yet to send.
 ///
 /// # Errors
 /// When either socket fails or both are silent for too long; the caller resets both then.
@@ -64,12 +66,17 @@ pub async fn relay(
     pipes: &Pipes,
     sent: &Cell<u64>,
     received: &Cell<u64>,
+    gone: impl Future<Output = ()>,
 ) -> Result<(), RelayError> {
-    let both = async {
-        let up = pump(client, server, pipes, sent);
-        let down = pump(server, client, pipes, received);
-        tokio::try_join!(up, down).map(drop)
+    let down = async {
+        tokio::select! {
+            biased;
+            () = gone => Ok(()),
+            ended = pump(server, client, pipes, received) => ended,
+        }
     };
+    // A client that resets has its last bytes passed on before the answer meets the reset.
+    let both = async { tokio::try_join!(biased; pump(client, server, pipes, sent), down).map(drop) };
     tokio::select! {
         biased;
         ended = both => ended,

@@ -1,18 +1,23 @@
 //! One sandbox: its sockets, its names, its connections. One task owns it; dropping the task cuts everything.
+//!
+//! A sandbox is dismissed when its processes are gone, and each of its connections then has its end queued
+//! behind its bytes. What they sent before they ended is theirs to send: it is delivered as a kernel would.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::rc::Rc;
+use std::time::Duration;
 
 use skep_kernel::udp;
 use skep_policy::egress::Rules;
 use skep_policy::gateway::Subject;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
 
 use crate::connection;
 use crate::dial::Dialer;
@@ -31,6 +36,11 @@ const REFUSALS: usize = 32;
 
 /// Questions that wait until the verdict on their name is written down; of more the client asks again.
 const QUESTIONS: usize = 256;
+
+/// How long what a dismissed sandbox has sent may take to reach its servers. It takes so long only when a server
+/// is slow to answer the handshake or to read: a second is several round trips around the world, and the most
+/// that the end of a run is held up.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Datagrams answered before others run.
 const TURN: usize = 64;
@@ -55,6 +65,7 @@ pub struct Sandbox {
     pub(crate) shared: Rc<Shared>,
     table: RefCell<Table>,
     told: RefCell<HashMap<(String, Verdict), u64>>,
+    dismissed: watch::Sender<bool>,
 }
 
 /// The sockets opened inside a sandbox's network namespace.
@@ -74,24 +85,48 @@ impl Sandbox {
         upstreams: HashMap<String, SocketAddr>,
         shared: Rc<Shared>,
     ) -> Self {
-        Self { name, rules, upstreams, shared, table: RefCell::default(), told: RefCell::default() }
+        let (table, told, dismissed) = Default::default();
+        Self { name, rules, upstreams, shared, table, told, dismissed }
     }
 
-    /// Serves the sandbox for ever.
+    /// Begins the end of [`Sandbox::serve`]; `false` when it has begun already.
+    pub fn dismiss(&self) -> bool {
+        !self.dismissed.send_replace(true)
+    }
+
+    /// Returns once the sandbox is dismissed: no process of it is left.
+    pub(crate) async fn dismissed(&self) {
+        // The sender is ours, so it is not gone.
+        let mut dismissed = self.dismissed.subscribe();
+        let _is = dismissed.wait_for(|dismissed| *dismissed).await;
+    }
+
+    /// Serves the sandbox until it is dismissed, delivers what it has sent, and cuts what takes longer than
+    /// [`LINGER`]. Everything of it is closed, and said to be, when this returns.
     pub async fn serve(self: Rc<Self>, sockets: Sockets) {
-        let Sockets { tcp: [tcp4, tcp6], udp } = sockets;
-        let [udp4, udp6] = udp.map(Rc::new);
+        let Sockets { tcp, udp } = sockets;
         let mut open = JoinSet::new();
+        tokio::select! {
+            () = self.dismissed() => {}
+            () = self.attend(&tcp, udp, &mut open) => {}
+        }
+        // Without anything left to deliver this is done at once, and no timer is set.
+        let _in_time = timeout(LINGER, self.deliver(tcp, &mut open)).await;
+        open.abort_all();
+        join(&mut open).await;
+    }
+
+    /// Answers questions and takes connections, for ever.
+    async fn attend(self: &Rc<Self>, tcp: &[TcpListener; 2], udp: [UdpSocket; 2], open: &mut JoinSet<()>) {
+        let [tcp4, tcp6] = tcp;
+        let [udp4, udp6] = udp.map(Rc::new);
         let mut asked = JoinSet::new();
         loop {
             self.shared.recorder.room().await;
-            while let Some(done) = open.try_join_next() {
-                check(done);
-            }
-            let has_room = open.len() < CONNECTIONS + REFUSALS;
+            let has_room = has_room(open);
             tokio::select! {
-                accepted = tcp4.accept(), if has_room => self.clone().take(accepted, &mut open).await,
-                accepted = tcp6.accept(), if has_room => self.clone().take(accepted, &mut open).await,
+                accepted = tcp4.accept(), if has_room => self.take(accepted, open).await,
+                accepted = tcp6.accept(), if has_room => self.take(accepted, open).await,
                 Ok(()) = udp4.readable() => self.answer(&udp4, &mut asked),
                 Ok(()) = udp6.readable() => self.answer(&udp6, &mut asked),
                 Some(done) = open.join_next() => check(done),
@@ -100,17 +135,36 @@ impl Sandbox {
         }
     }
 
-    async fn take(self: Rc<Self>, accepted: io::Result<(TcpStream, SocketAddr)>, open: &mut JoinSet<()>) {
+    /// Takes the connections that wait in the listeners' queues and sees all to their end.
+    async fn deliver(self: &Rc<Self>, listeners: [TcpListener; 2], open: &mut JoinSet<()>) {
+        for listener in listeners {
+            // The event loop may not have heard yet of what waits; the kernel has.
+            let Ok(listener) = listener.into_std() else { continue };
+            loop {
+                self.shared.recorder.room().await;
+                while !has_room(open) {
+                    open.join_next().await.into_iter().for_each(check);
+                }
+                match accept(&listener) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    accepted => self.take(accepted, open).await,
+                }
+            }
+        }
+        join(open).await;
+    }
+
+    async fn take(self: &Rc<Self>, accepted: io::Result<(TcpStream, SocketAddr)>, open: &mut JoinSet<()>) {
         match accepted {
             Ok((stream, from)) if open.len() < CONNECTIONS => {
-                open.spawn_local(connection::serve(self, stream, from));
+                open.spawn_local(connection::serve(Rc::clone(self), stream, from));
             }
             Ok((stream, from)) => {
                 let verdict = Verdict::denied("too many connections");
-                open.spawn_local(connection::refuse(self, stream, from, verdict));
+                open.spawn_local(connection::refuse(Rc::clone(self), stream, from, verdict));
             }
             // Out of descriptors, or the client was gone first: others get their turn before the next try.
-            Err(_passing) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+            Err(_passing) => sleep(Duration::from_millis(10)).await,
         }
     }
 
@@ -200,10 +254,30 @@ impl Sandbox {
     }
 }
 
+/// Whether another connection may be taken, to be served or to be refused.
+fn has_room(open: &mut JoinSet<()>) -> bool {
+    while let Some(done) = open.try_join_next() {
+        check(done);
+    }
+    open.len() < CONNECTIONS + REFUSALS
+}
+
+fn accept(listener: &std::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, from) = listener.accept()?;
+    stream.set_nonblocking(true)?;
+    Ok((TcpStream::from_std(stream)?, from))
+}
+
+async fn join(open: &mut JoinSet<()>) {
+    while let Some(done) = open.join_next().await {
+        check(done);
+    }
+}
+
 /// A broken assumption ends the gateway: nothing of it may go on half right.
 fn check(done: Result<(), JoinError>) {
-    if let Err(panicked) = done {
-        std::panic::resume_unwind(panicked.into_panic());
+    if let Some(Ok(panic)) = done.err().map(JoinError::try_into_panic) {
+        std::panic::resume_unwind(panic);
     }
 }
 

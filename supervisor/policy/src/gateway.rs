@@ -27,7 +27,8 @@ pub enum GatewayRequest {
         /// without the feature `test-upstreams`.
         upstreams: Vec<(String, SocketAddr)>,
     },
-    /// Stop serving a sandbox: close its listeners and cut its connections.
+    /// Stop serving a sandbox whose processes are gone: take what waits in its listeners, deliver what it has
+    /// sent, cut what takes longer than a moment, and close everything.
     Dismiss {
         /// The sandbox.
         sandbox: String,

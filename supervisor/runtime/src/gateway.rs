@@ -22,7 +22,7 @@ use crate::caller::GATEWAY;
 use crate::helper::Helper;
 use crate::record::Recorder;
 
-/// How long a gateway may take to confine itself, or to take a sandbox on.
+/// How long a gateway may take to confine itself, to take a sandbox on, or to let go of one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a gateway without a sandbox is kept for the next one.
@@ -108,14 +108,17 @@ impl Gateways {
         Err(GatewayError::Silent("ended"))
     }
 
-    /// Cuts a sandbox off: its connections are closed when this returns.
+    /// Has the gateway let go of a sandbox whose processes are gone: what they sent has been delivered, or was
+    /// given up, and everything there is to say of it is written down when this returns.
     pub async fn dismiss(&self, owner: u32, sandbox: &str) {
         let actor = self.by_owner.lock().unwrap_or_else(PoisonError::into_inner).get(&owner).cloned();
         let Some(actor) = actor else { return };
         let (done, is_done) = oneshot::channel();
-        if actor.send(Command::Dismiss(sandbox.to_owned(), done)).await.is_ok() {
-            // An actor that ended has closed everything.
-            let _ended = is_done.await;
+        // A gateway that ended has closed everything, and so has an actor.
+        if actor.send(Command::Dismiss(sandbox.to_owned(), done)).await.is_ok()
+            && timeout(PATIENCE, is_done).await.is_err()
+        {
+            tracing::error!(sandbox, "skep-egress did not let go of the sandbox in time");
         }
     }
 
@@ -142,6 +145,7 @@ impl Gateways {
             program: self.program.clone(),
             recorder: Arc::clone(&self.recorder),
             services: BTreeMap::new(),
+            leaving: HashMap::new(),
             restarts: Vec::new(),
         };
         tokio::spawn(actor.live(commands));
@@ -155,6 +159,9 @@ struct Actor {
     program: PathBuf,
     recorder: Arc<Recorder>,
     services: BTreeMap<String, Service>,
+    /// Sandboxes the gateway is letting go of, and who waits for that. It may take a moment, in which others
+    /// are served.
+    leaving: HashMap<String, oneshot::Sender<()>>,
     restarts: Vec<Instant>,
 }
 
@@ -174,6 +181,7 @@ impl Actor {
                 Next::Event(Ok(Some(event))) => self.hear(gateway.as_ref(), event).await,
                 Next::Event(ended) => {
                     let Some(broken) = gateway.take() else { continue };
+                    self.leaving.clear();
                     let said = broken.last_words().await;
                     tracing::warn!(?ended, said, "skep-egress ended, its connections are cut");
                     self.restart(&mut gateway, &said).await;
@@ -196,30 +204,13 @@ impl Actor {
                 }
             }
             Command::Dismiss(sandbox, done) => {
-                if self.services.remove(&sandbox).is_some()
-                    && let Some(gateway) = gateway
-                    && let Err(error) = self.dismiss(gateway, &sandbox).await
-                {
-                    tracing::debug!(%error, "skep-egress is gone already");
+                let Some(_service) = self.services.remove(&sandbox) else { return };
+                let Some(gateway) = gateway else { return };
+                let request = GatewayRequest::Dismiss { sandbox: sandbox.clone() };
+                match gateway.channel.send(&request, &[]).await {
+                    Ok(()) => drop(self.leaving.insert(sandbox, done)),
+                    Err(error) => tracing::debug!(%error, "skep-egress is gone already"),
                 }
-                // As above.
-                let _gone = done.send(());
-            }
-        }
-    }
-
-    /// Has the gateway let go of a sandbox, and writes down what it still had to say about it.
-    async fn dismiss(&self, gateway: &Helper, sandbox: &str) -> Result<(), GatewayError> {
-        gateway.channel.send(&GatewayRequest::Dismiss { sandbox: sandbox.to_owned() }, &[]).await?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let event = tokio::time::timeout_at(deadline, gateway.channel.receive())
-                .await
-                .map_err(|_elapsed| GatewayError::Silent("did not let go of the sandbox in time"))??;
-            match event {
-                Some((GatewayEvent::Dismissed { sandbox: done }, _)) if done == sandbox => return Ok(()),
-                Some((event, _)) => self.hear(Some(gateway), event).await,
-                None => return Err(GatewayError::Silent("ended")),
             }
         }
     }
@@ -291,7 +282,12 @@ impl Actor {
     }
 
     /// Writes an event down and, if it waits for that, lets the gateway go on.
-    async fn hear(&self, gateway: Option<&Helper>, event: GatewayEvent) {
+    async fn hear(&mut self, gateway: Option<&Helper>, event: GatewayEvent) {
+        if let GatewayEvent::Dismissed { sandbox } = &event {
+            // Whoever waited is told by the drop.
+            self.leaving.remove(sandbox);
+            return;
+        }
         let (GatewayEvent::Judged { number, .. }, Some(gateway)) = (&event, gateway) else {
             self.recorder.gateway(&event);
             return;

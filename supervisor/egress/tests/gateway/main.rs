@@ -6,14 +6,16 @@ mod world;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use nix::libc;
+use nix::sys::signal::Signal;
 use skep_policy::decision::Decision::{Allow, Ask, Deny};
 use skep_policy::gateway::{GatewayEvent, GatewayRequest, Subject};
 
-use world::{World, accept, is_reset, is_untouched, question, rules};
+use world::{Place, World, accept, is_reset, is_untouched, question, rules};
 
 const HOSTS: &str = "93.184.216.34 api.example\n127.0.0.1 rebind.example\n169.254.169.254 meta.example\n\
                      ::ffff:127.0.0.1 mapped.example\n10.99.0.1 lan.example\n";
@@ -264,13 +266,109 @@ fn root_only_dismissing_a_sandbox_cuts_its_connections_and_closes_its_listeners(
     let mut upstream = accept(&server);
     client.write_all(b"x").unwrap();
     upstream.read_exact(&mut [0]).unwrap();
-    world.say(&GatewayRequest::Dismiss { sandbox: "s".to_owned() });
+    world.dismiss("s");
     let (sent, _, error) = world.closed();
     assert_eq!((sent, error.as_deref()), (1, Some("cut: the sandbox was dismissed")));
     assert!(client.read(&mut [0]).is_ok_and(|length| length == 0));
     assert_eq!(upstream.read(&mut [0]).unwrap(), 0);
     let refused = world.agent.connect(address).unwrap_err();
     assert_eq!(refused.raw_os_error(), Some(libc::ECONNREFUSED));
+}
+
+fn dismissed(sandbox: &str) -> GatewayEvent {
+    GatewayEvent::Dismissed { sandbox: sandbox.to_owned() }
+}
+
+/// Serves a sandbox whose allowed name is at a fixed address: the resolver of these worlds, who is nobody, takes as
+/// long as a dismissal may.
+fn allow_at_once(world: &World) {
+    let upstreams = vec![("api.example".to_owned(), "127.0.0.1:8443".parse().unwrap())];
+    world.serve_with(443, rules(&[("api.example", Some(443), Allow)]), upstreams);
+}
+
+#[test]
+fn root_only_what_a_client_wrote_just_before_its_end_arrives() {
+    let world = World::new(HOSTS);
+    let server = world.host.listen("127.0.0.1:8443");
+    let words = vec![b'x'; 100_000];
+    for round in 0..100 {
+        allow_at_once(&world);
+        let address = on_443(world.address("api.example.", RecordType::A));
+        let mut client = world.agent.connect(address).unwrap();
+        client.write_all(&words).unwrap();
+        drop(client);
+        world.dismiss("s");
+        assert_eq!(world.record().0, Allow, "round {round}");
+        let mut got = Vec::new();
+        accept(&server).read_to_end(&mut got).unwrap();
+        assert_eq!(got.len(), words.len(), "round {round}");
+        assert_eq!(world.closed(), (words.len() as u64, 0, None), "round {round}");
+        assert_eq!(world.event(), dismissed("s"));
+    }
+}
+
+#[test]
+fn root_only_what_waits_in_a_dismissed_sandboxs_queue_is_judged_and_recorded() {
+    let world = World::new(HOSTS);
+    let server = world.host.listen("127.0.0.1:8443");
+    allow_at_once(&world);
+    let address = on_443(world.address("api.example.", RecordType::A));
+    world.signal(Signal::SIGSTOP);
+    for target in [address, on_443("93.184.216.34".parse().unwrap())] {
+        world.agent.connect(target).unwrap().write_all(b"last words").unwrap();
+    }
+    world.dismiss("s");
+    world.signal(Signal::SIGCONT);
+    let verdicts = [world.record(), world.record()];
+    let denied = (Deny, "an address without a name".to_owned());
+    assert_eq!(verdicts, [(Allow, "allowed by the rule".to_owned()), denied]);
+    let mut got = String::new();
+    accept(&server).read_to_string(&mut got).unwrap();
+    assert_eq!(got, "last words");
+    assert_eq!(world.closed(), (10, 0, None));
+    assert_eq!(world.event(), dismissed("s"));
+}
+
+#[test]
+fn root_only_an_answer_nobody_reads_does_not_hold_up_the_end() {
+    let world = allowing("api.example");
+    let server = world.host.listen("0.0.0.0:443");
+    let mut client = world.agent.connect(on_443(world.address("api.example.", RecordType::A))).unwrap();
+    world.record();
+    let mut upstream = accept(&server);
+    client.write_all(b"x").unwrap();
+    upstream.read_exact(&mut [0]).unwrap();
+    drop(client);
+    world.dismiss("s");
+    // The server has not closed: had the gateway waited for it, the record would say that it was cut.
+    assert_eq!(world.closed(), (1, 0, None));
+    assert_eq!(world.event(), dismissed("s"));
+    assert_eq!(upstream.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn root_only_a_server_that_never_reads_holds_up_its_own_sandbox_only_and_not_for_long() {
+    let world = allowing("api.example");
+    let server = world.host.listen("0.0.0.0:443");
+    let mut client = world.agent.connect(on_443(world.address("api.example.", RecordType::A))).unwrap();
+    world.record();
+    let _upstream = accept(&server);
+    // Until everything between here and the server is full.
+    client.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    while client.write(&[0; 1 << 16]).is_ok() {}
+    drop(client);
+    let begun = Instant::now();
+    world.dismiss("s");
+    let other = Place::new("10.113.0.3");
+    for _ in 0..3 {
+        world.ask_to_serve("t", &other, 443, rules(&[]), Vec::new());
+        assert_eq!(world.event(), GatewayEvent::Serving { sandbox: "t".to_owned() });
+        world.dismiss("t");
+        assert_eq!(world.event(), dismissed("t"));
+    }
+    assert_eq!(world.closed().2.as_deref(), Some("cut: the sandbox was dismissed"));
+    assert_eq!(world.event(), dismissed("s"));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -359,7 +457,7 @@ fn root_only_what_no_skepd_sends_ends_the_gateway() {
         let world = allowing("api.example");
         match case {
             0 => world.say(&GatewayRequest::Recorded { number: 99 }),
-            1 => world.say(&GatewayRequest::Dismiss { sandbox: "other".to_owned() }),
+            1 => world.dismiss("other"),
             2 => drop(world.gateway.channel.send(&[0xff_u8; 9], &[])),
             3 => world.say(&GatewayRequest::Serve {
                 sandbox: "t".to_owned(),

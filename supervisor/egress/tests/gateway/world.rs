@@ -17,7 +17,9 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::Pid;
 use skep_kernel::netns;
 use skep_kernel::spawn::{Helper, helper};
 use skep_policy::decision::Decision;
@@ -114,16 +116,36 @@ impl World {
     }
 
     pub(crate) fn serve_with(&self, port: u16, rules: Rules, upstreams: Vec<(String, SocketAddr)>) {
-        let sockets = self.agent.run(move || sandbox_sockets(port));
+        self.ask_to_serve("s", &self.agent, port, rules, upstreams);
+        assert_eq!(self.event(), GatewayEvent::Serving { sandbox: "s".to_owned() });
+    }
+
+    pub(crate) fn ask_to_serve(
+        &self,
+        sandbox: &str,
+        place: &Place,
+        port: u16,
+        rules: Rules,
+        upstreams: Vec<(String, SocketAddr)>,
+    ) {
+        let sockets = place.run(move || sandbox_sockets(port));
         let request = GatewayRequest::Serve {
-            sandbox: "s".to_owned(),
+            sandbox: sandbox.to_owned(),
             rules,
             own: ("10.113.0.2".parse().unwrap(), "fd00:5ce9::2".parse().unwrap()),
             upstreams,
         };
         let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
         self.gateway.channel.send(&request, &borrowed).unwrap();
-        assert_eq!(self.event(), GatewayEvent::Serving { sandbox: "s".to_owned() });
+    }
+
+    pub(crate) fn dismiss(&self, sandbox: &str) {
+        self.say(&GatewayRequest::Dismiss { sandbox: sandbox.to_owned() });
+    }
+
+    /// Has the gateway stand still, or go on.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.gateway.child.id().cast_signed()), signal).unwrap();
     }
 
     pub(crate) fn say(&self, request: &GatewayRequest) {
