@@ -10,7 +10,7 @@ use skep_policy::launch::{SANDBOX_NAME, is_sandbox_name};
 const EXIT_CODES: &str = "\
 Exit codes:
   0        it worked; `run`: the agent ended with 0; `audit verify`: the log is intact
-  1        `audit verify`: the log was tampered with; `profile check`: the profile has errors;
+  1        `audit verify`: the log is not intact; `profile check`: the profile has errors;
            `doctor`: a shipped profile does not start here
   2        the command line is wrong
   125      `run`: skep could not do it; nothing was started. Elsewhere: skep could not do it
@@ -74,7 +74,7 @@ pub struct Run {
     #[arg(long, value_name = "NAME=127.0.0.1:PORT", value_parser = upstream)]
     pub upstream: Vec<(String, std::net::SocketAddr)>,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 }
 
@@ -106,8 +106,7 @@ pub struct Audit {
     /// Only this sandbox, by name or id
     #[arg(value_name = "SANDBOX")]
     pub sandbox: Option<String>,
-    /// Only these kinds: start, exec, exit, open, read-first, change, denied, connection, closed, lost, end,
-    /// error, recovered, log. May be repeated
+    /// Only records of this kind. May be repeated
     #[arg(long, value_name = "KIND", value_parser = clap::builder::PossibleValuesParser::new(KINDS))]
     pub kind: Vec<String>,
     /// Only what was refused
@@ -119,7 +118,7 @@ pub struct Audit {
     /// Only records before this, written like --since
     #[arg(long, value_name = "TIME")]
     pub until: Option<String>,
-    /// Only records about this path or what is below it
+    /// Only records about this path or what is below it; a relative one begins in the current directory
     #[arg(long, value_name = "PATH")]
     pub path: Option<PathBuf>,
     /// Only sandboxes of this uid
@@ -261,6 +260,13 @@ mod tests {
             assert!(!run.json && run.name.as_deref() == Some("a"));
         }
         assert!(parse("skep run").is_err());
+    }
+
+    #[test]
+    fn a_misspelt_option_is_no_command() {
+        let error = parse("skep run --profle x -- true").unwrap_err().to_string();
+        assert!(error.contains("--profle") && error.contains("'--profile'"), "{error}");
+        assert!(parse("skep run -- --profle").is_ok(), "what comes after the dashes is the user's choice");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use skep_runtime::protocol::{Refusal, Reply, Request, Sandbox};
 use crate::arguments;
 use crate::client::{Client, ClientError};
 use crate::show::audit::{Printer, filter};
-use crate::show::render::Screen;
+use crate::show::render::{Screen, foreign};
 use crate::show::sandboxes;
 
 /// Prints every sandbox the caller may see. Where no skepd runs there is none, and none is started to say so.
@@ -22,12 +22,15 @@ pub fn list(places: &Places, json: bool) -> Result<(), ClientError> {
     if json {
         found.iter().for_each(|sandbox| print_line(&sandboxes::json(sandbox)));
     } else if found.is_empty() {
-        print_line("no sandbox is running");
+        print_line(NONE);
     } else {
-        print_line(&sandboxes::list(&Screen::of_output(), &found));
+        print_line(sandboxes::list(&Screen::of_output(), &found).trim_end());
     }
     Ok(())
 }
+
+/// What is said instead of a list without entries.
+const NONE: &str = "no sandbox is running";
 
 fn running(places: &Places) -> Result<Vec<Sandbox>, ClientError> {
     let client = match Client::reach_running(places) {
@@ -54,6 +57,9 @@ pub fn status(places: &Places, arguments: &arguments::Status) -> Result<(), Clie
         None => running(places)?,
         Some(name) => vec![one(places, name)?],
     };
+    if found.is_empty() && !arguments.output.json {
+        print_line(NONE);
+    }
     for sandbox in &found {
         print_line(&match arguments.output.json {
             true => sandboxes::json(sandbox),
@@ -64,7 +70,13 @@ pub fn status(places: &Places, arguments: &arguments::Status) -> Result<(), Clie
 }
 
 fn one(places: &Places, name: &str) -> Result<Sandbox, ClientError> {
-    let client = Client::reach_running(places)?;
+    let client = match Client::reach_running(places) {
+        Err(ClientError::NotRunning { .. }) => {
+            let advice = format!("skep audit {} shows what it did, if it was there before", foreign(name));
+            return Err(ClientError::Refused(Refusal::new("sandbox", NONE, advice)));
+        }
+        client => client?,
+    };
     client.send(&Request::Status { sandbox: name.to_owned() }, &[])?;
     match client.receive()?.0 {
         Reply::Sandbox(sandbox) => Ok(*sandbox),
@@ -84,16 +96,21 @@ pub fn audit(places: &Places, arguments: &arguments::Audit) -> Result<(), Client
     client.send(&Request::Audit { filter, follow: arguments.follow }, &[])?;
     let printer = Printer { screen: Screen::of_output(), json: arguments.json };
     let mut out = io::stdout().lock();
+    let mut shown = 0;
     loop {
         match client.receive()?.0 {
             Reply::Lines(text) => {
                 for entry in text.lines().filter_map(Entry::parse) {
+                    shown += 1;
                     if printer.print(&mut out, &entry).is_err() {
                         return Ok(());
                     }
                 }
             }
-            Reply::Done => return Ok(()),
+            Reply::Done => {
+                printer.none(shown);
+                return Ok(());
+            }
             _ => return Err(ClientError::Protocol),
         }
     }

@@ -73,7 +73,7 @@ impl ClientError {
     #[must_use]
     pub fn advice(&self) -> &str {
         match self {
-            Self::NotRunning { .. } => "run it with sudo, or start the service: systemctl start skepd",
+            Self::NotRunning { .. } => "run it with sudo: for root, skep starts skepd by itself",
             Self::NotAllowed { .. } => {
                 "run it with sudo, or have root add you to the group: gpasswd -a $USER skep"
             }

@@ -49,8 +49,13 @@ pub enum LocalError {
         source: io::Error,
     },
     /// There is no profile of this name.
-    #[error("there is no profile {}; a file is named by its path, like ./x.toml", foreign(.0))]
-    NoProfile(String),
+    #[error("there is no profile {}; there are: {}; a file is named by its path, like ./x.toml", foreign(.name), .known.join(", "))]
+    NoProfile {
+        /// The name.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
     /// The profile has errors.
     #[error("{0}")]
     Profile(#[from] Diagnostics),
@@ -69,7 +74,7 @@ impl LocalError {
         match self {
             Self::Profile(_) => 1,
             Self::Question(_) => 2,
-            Self::File { .. } | Self::NoProfile(_) | Self::Audit(_) => 125,
+            Self::File { .. } | Self::NoProfile { .. } | Self::Audit(_) => 125,
         }
     }
 }
@@ -98,13 +103,20 @@ pub fn verify(arguments: &arguments::Verify, state: &Path) -> Answer {
     let state = arguments.state.as_deref().unwrap_or(state);
     let outcome = audit::verify(state);
     let text = verification(&Screen::of_output(), state, &outcome, arguments.output.json);
-    Answer::new(&text, u8::from(outcome.is_err()))
+    let exit = match &outcome {
+        Ok(_) => 0,
+        Err(broken) if broken.is_kept_from_us() => 125,
+        Err(_) => 1,
+    };
+    Answer::new(&text, exit)
 }
 
 /// What commands about profiles rest on.
 pub struct Surroundings<'a> {
     /// Profiles that can be named.
     pub library: &'a dyn Library,
+    /// Their names.
+    pub names: &'a [String],
     /// What this host enforces.
     pub host: &'a Host,
     /// The host's files as the caller sees them.
@@ -187,7 +199,8 @@ impl Surroundings<'_> {
             Source::from_bytes(named.to_string_lossy(), &bytes)?
         } else {
             let name = named.to_string_lossy();
-            self.library.find(&name).ok_or_else(|| LocalError::NoProfile(name.into_owned()))?
+            let missing = || LocalError::NoProfile { name: name.to_string(), known: self.names.to_vec() };
+            self.library.find(&name).ok_or_else(missing)?
         };
         Ok(compose(&Profile::parse(&source)?, self.library)?)
     }
@@ -198,14 +211,13 @@ fn is_path(named: &OsStr) -> bool {
     named.as_bytes().contains(&b'/') || named.as_bytes().ends_with(b".toml")
 }
 
-/// `skep doctor`: the exit code is 1 when one of the profiles in `names` does not start here.
+/// What an ordinary user has to know about his own findings.
+const UNPRIVILEGED: &str =
+    "not run as root: what only root can try is shown as missing; sudo skep doctor tries everything";
+
+/// `skep doctor`: the exit code is 1 when one of the profiles does not start here.
 #[must_use]
-pub fn doctor(
-    arguments: &arguments::Doctor,
-    facts: &Facts,
-    names: &[String],
-    around: &Surroundings<'_>,
-) -> Answer {
+pub fn doctor(arguments: &arguments::Doctor, facts: &Facts, around: &Surroundings<'_>) -> Answer {
     let outcome = |name: &String| {
         let checked = match around.load(OsStr::new(name)) {
             Ok(effective) => compiled(&effective, &around.bindings, around),
@@ -220,11 +232,14 @@ pub fn doctor(
         };
         (name.clone(), outcome)
     };
-    let outcomes: Vec<_> = names.iter().map(outcome).collect();
+    let outcomes: Vec<_> = around.names.iter().map(outcome).collect();
     let found = findings(facts, around.host);
     let text = match arguments.output.json {
         true => doctor::json(&facts.kernel, &found, &outcomes),
-        false => doctor::report(&Screen::of_output(), &facts.kernel, &found, &outcomes),
+        false => {
+            let report = doctor::report(&Screen::of_output(), &facts.kernel, &found, &outcomes);
+            if nix::unistd::geteuid().is_root() { report } else { format!("{UNPRIVILEGED}\n{report}") }
+        }
     };
     let all = outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Starts(_)));
     Answer::new(&text, u8::from(!all))
@@ -243,6 +258,7 @@ mod tests {
         let host = Host::default();
         let around = Surroundings {
             library: &Shipped,
+            names: &[],
             host: &host,
             tree: &Imagined,
             bindings: Bindings::for_tests(),

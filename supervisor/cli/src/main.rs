@@ -68,8 +68,7 @@ fn show_audit(audit: &arguments::Audit, places: &Places) -> u8 {
 
 fn examine(doctor: &arguments::Doctor, places: &Places) -> u8 {
     let facts = prove(places);
-    let names = Shelf::new(&places.configuration).names();
-    with_surroundings(places, &facts, |around| Ok(local::doctor(doctor, &facts, &names, around)))
+    with_surroundings(places, &facts, |around| Ok(local::doctor(doctor, &facts, around)))
 }
 
 /// Proves the layers. Idmapped mounts are tried where agents' states are, or where they will be made.
@@ -100,8 +99,10 @@ fn with_surroundings(
         environment: std::collections::BTreeMap::new(),
         reserved: vec![places.state.clone(), places.runtime.clone()],
     };
+    let shelf = Shelf::new(&places.configuration);
     let around = Surroundings {
-        library: &Shelf::new(&places.configuration),
+        library: &shelf,
+        names: &shelf.names(),
         host: &host::host(facts, true),
         tree: &HostTree::default(),
         bindings,

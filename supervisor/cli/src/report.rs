@@ -1,6 +1,5 @@
 //! What `skep run` says about itself, on standard error: standard output is the agent's.
 
-use std::collections::BTreeMap;
 use std::io::{Write, stderr};
 
 use serde_json::json;
@@ -9,6 +8,7 @@ use skep_runtime::protocol::Summary;
 use crate::client::ClientError;
 use crate::show::render::{Ink, Screen, lines};
 use crate::show::summary;
+use crate::show::weaker::{by_reason, count};
 
 /// Writes a line. Standard error may be gone; then nobody reads it.
 fn say(line: &str) {
@@ -30,22 +30,10 @@ pub fn weaker(rules: &[(String, String)], json: bool) {
         let rules: Vec<_> = rules.iter().map(|(rule, why)| json!({ "rule": rule, "why": why })).collect();
         return say(&json!({ "v": 1, "event": "weaker", "rules": rules }).to_string());
     }
-    let screen = Screen::of_errors();
-    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (rule, why) in rules {
-        // What does not exist has its path in the reason; the rest of it is shared.
-        let shared = why.find(MISSING).map_or(why.as_str(), |at| &why[at..]);
-        by_reason.entry(shared).or_default().push(rule);
-    }
-    say(&screen.paint(Ink::Careful, &format!("skep: {} rules are WEAKER on this host:", rules.len())));
-    for (reason, rules) in by_reason {
-        say(&format!("  {}", lines(reason.trim_start())));
-        rules.iter().for_each(|rule| say(&format!("    {}", lines(rule))));
-    }
+    let head = format!("skep: {} WEAKER on this host, all others hold in full:", count(rules.len()));
+    say(&Screen::of_errors().paint(Ink::Careful, &head));
+    say(by_reason(rules).trim_end());
 }
-
-/// How the reason begins where an object is not there yet.
-const MISSING: &str = " does not exist yet";
 
 /// A piece of the plan, on standard output: it is what was asked for.
 pub fn plan(piece: &str) {

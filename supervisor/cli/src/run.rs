@@ -112,11 +112,7 @@ fn profile(name: String) -> Result<Profile, ClientError> {
         return Ok(Profile::Named(name));
     }
     let text = fs::read_to_string(&name).map_err(|error| {
-        refuse(
-            "profile",
-            format!("profile {name}: {error}"),
-            "skep profile check FILE says what is wrong in one",
-        )
+        refuse("profile", format!("profile {name}: {error}"), "name a file that exists and that you may read")
     })?;
     Ok(Profile::Text { path: name, text })
 }

@@ -57,6 +57,16 @@ p.toml:10:7: error: `to` has "example.com"; a destination is "NAME:PORT" or "ADD
 }
 
 #[test]
+fn a_line_of_the_audit_below_a_table_is_told_where_it_belongs() {
+    let shown = body("files.read = [\"/x\"]\n[[egress]]\nto = [\"a.b:443\"]\nfiles.read = [\"/y\"]");
+    assert!(shown.starts_with("p.toml:6:1: error: unknown key `files` in `egress`"), "{shown}");
+    assert!(
+        shown.contains("help: `files` belongs to the whole profile: put it above the first [table]"),
+        "{shown}"
+    );
+}
+
+#[test]
 fn deny_unknown_fields() {
     for (table, text) in [
         ("a profile", "surprise = 1"),

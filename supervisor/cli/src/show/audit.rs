@@ -1,7 +1,7 @@
 //! `skep audit` and `skep audit verify`.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde_json::json;
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// What a command line asks of the log.
 ///
 /// # Errors
-/// What is wrong with `--since` or `--until`.
+/// What is wrong with `--since`, `--until` or `--path`.
 pub fn filter(arguments: &arguments::Audit, now: SystemTime) -> Result<Filter, String> {
     let time = |text: &Option<String>| text.as_deref().map(|text| parse_time(text, now)).transpose();
     Ok(Filter {
@@ -27,9 +27,14 @@ pub fn filter(arguments: &arguments::Audit, now: SystemTime) -> Result<Filter, S
         since: time(&arguments.since)?,
         until: time(&arguments.until)?,
         denied: arguments.denied,
-        path: arguments.path.clone(),
+        path: arguments.path.as_deref().map(absolute).transpose()?,
         owner: arguments.owner,
     })
+}
+
+/// Records have absolute paths.
+fn absolute(path: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| format!("--path {}: {error}", foreign(&path.to_string_lossy())))
 }
 
 /// A time as people write it: RFC 3339 in UTC, a date, or an age (`90s`, `10m`, `2h`, `7d`).
@@ -75,6 +80,13 @@ impl Printer {
         }
         writeln!(out, "{}", entry.line)
     }
+
+    /// Tells people, on standard error, that nothing was there to be shown: a misspelt name looks like peace.
+    pub fn none(&self, shown: u64) {
+        if shown == 0 && !self.json {
+            let _nobody_reads = writeln!(io::stderr(), "skep: no record matches");
+        }
+    }
 }
 
 /// Why showing the log stopped.
@@ -99,6 +111,7 @@ pub fn show(state: &Path, filter: Filter, printer: &Printer, out: &mut dyn Write
         shown += 1;
     }
     out.flush()?;
+    printer.none(shown);
     Ok(shown)
 }
 
@@ -123,6 +136,13 @@ pub fn verification(screen: &Screen, state: &Path, outcome: &Result<Report, Brok
     match outcome {
         Ok(report) if json => intact_json(report),
         Ok(report) => intact(screen, state, report),
+        Err(broken) if broken.is_kept_from_us() => {
+            let problem = foreign(&broken.problem.to_string());
+            if json {
+                return json!({ "intact": null, "problem": problem }).to_string();
+            }
+            format!("nothing was verified: {problem}\nThe log is root's: sudo skep audit verify")
+        }
         Err(broken) if json => {
             let place = broken.place;
             let (segment, line, seq) = (place.segment, place.line, place.seq);

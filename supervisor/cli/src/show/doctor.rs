@@ -127,8 +127,9 @@ fn cgroup(facts: &Facts) -> Finding {
         (true, true) => format!("frozen, thawed and killed; controllers {}", controllers.join(" ")),
         (true, false) => format!("frozen, thawed and killed, but version 2 lacks {}", missing.join(", ")),
     };
-    let advice = "boot with systemd.unified_cgroup_hierarchy=1 (or mount cgroup2 with its controllers), else \
-                  limits of memory, tasks and processor hold only where a profile says best_effort";
+    let advice = "boot with systemd.unified_cgroup_hierarchy=1 (or mount cgroup2 with its controllers); \
+                  without them a profile that limits memory or processor starts only if it says best_effort there, \
+                  and these limits do not hold";
     Finding {
         layer: "cgroup v2 limits",
         here: works && missing.is_empty(),
@@ -196,7 +197,7 @@ pub fn report(screen: &Screen, kernel: &str, findings: &[Finding], profiles: &[(
     let row = |(name, outcome): &(String, Outcome)| vec![foreign(name), verdict(outcome)];
     let rows: Vec<_> = profiles.iter().map(row).collect();
     out += "\n";
-    out += &table(screen, &["PROFILE", "HERE"], &rows);
+    out += &table(screen, &["PROFILE", "HERE, WITH THIS DIRECTORY AS WORKSPACE"], &rows);
     out + &profiles.iter().map(|(name, outcome)| details(screen, name, outcome)).collect::<String>()
 }
 

@@ -6,8 +6,9 @@ use skep_runtime::audit::{Body, Connection, Denied, Entry, Exec, LogEvent, Start
 use super::render::{Ink, Screen, argument, foreign, pad, width};
 use super::summary::refused;
 
-/// Columns of the time, the sandbox and the word; the description takes the rest.
-const SANDBOX: usize = 14;
+/// Columns of the time, the sandbox and the word; the description takes the rest. A name that skep made is shown
+/// whole (`claude-code-1c6d`), for its end is what tells it from the next one.
+const SANDBOX: usize = 18;
 const WORD: usize = 9;
 
 /// The record as a line, and below it, for a denial, the line of TOML that would allow it.
@@ -19,16 +20,19 @@ pub fn line(screen: &Screen, entry: &Entry) -> String {
     let weaker = entry.sandbox.as_ref().is_some_and(|sandbox| sandbox.weaker.is_some());
     let sandbox = super::render::cut(&sandbox, SANDBOX - 2) + if weaker { "!" } else { "" };
     let used = width(&time) + 2 + SANDBOX + WORD + 2;
+    let hint = allow_with(entry);
+    // A denial is what people look for: it wraps, and its hint stands where it can be copied.
+    let description = if hint.is_some() { description } else { screen.rest(&description, used) };
     let mut out = format!(
         "{}  {}{}  {}",
         screen.paint(Ink::Faint, &time),
         pad(&sandbox, SANDBOX),
         paint(screen, ink, &pad(&word, WORD)),
-        screen.rest(&description, used)
+        description
     );
-    if let Some(toml) = allow_with(entry) {
-        let hint = format!("allow with: {}", toml.shown());
-        out += &format!("\n{}{}", " ".repeat(used), screen.paint(Ink::Faint, &screen.rest(&hint, used)));
+    if let Some(toml) = hint {
+        let hint = format!("    allow with: {}", toml.shown());
+        out += &format!("\n{}", screen.paint(Ink::Faint, &hint));
     }
     out
 }
@@ -244,10 +248,10 @@ mod tests {
             count: 3,
             ..Denied::default()
         }));
-        let expected = "2026-11-20 20:24:51  -             DENIED     write /work/.git/hooks/pre-commit EACCES ×3: \
+        let expected = "2026-11-20 20:24:51  -                 DENIED     write /work/.git/hooks/pre-commit EACCES ×3: \
                         runs outside the sandbox [protect **/.git/hooks/**]\n";
         assert!(text.starts_with(expected), "{text}");
-        assert!(text.ends_with("allow with: write = [\"x\"]"), "{text}");
+        assert!(text.ends_with("\n    allow with: write = [\"x\"]"), "{text}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use skep_runtime::protocol::Sandbox;
 use super::entry::duration;
 use super::render::{Ink, Screen, foreign, table};
 use super::summary::refused;
+use super::weaker::{by_reason, count};
 
 /// All sandboxes, one a line.
 #[must_use]
@@ -83,12 +84,8 @@ pub fn weaker(screen: &Screen, rules: &[(String, String)]) -> String {
     if rules.is_empty() {
         return String::new();
     }
-    let mut out =
-        screen.paint(Ink::Careful, &format!("{} rules are WEAKER here than written:", rules.len())) + "\n";
-    for (rule, why) in rules {
-        out += &format!("  {}\n      {}\n", foreign(rule), foreign(why));
-    }
-    out
+    let head = format!("{} WEAKER here than written:", count(rules.len()));
+    screen.paint(Ink::Careful, &head) + "\n" + &by_reason(rules)
 }
 
 fn enforced(screen: &Screen, rules: &[(String, Vec<String>)]) -> String {
@@ -160,7 +157,10 @@ mod tests {
     #[test]
     fn a_status_names_each_rule_with_its_layers_and_what_is_weaker() {
         let text = status(&Screen::default(), &sandbox());
-        assert!(text.contains("1 rules are WEAKER here than written:\n  hide **/.env*"), "{text}");
+        assert!(
+            text.contains("1 rule is WEAKER here than written:\n  no bpf LSM\\u{202e}\n      hide **/.env*"),
+            "{text}"
+        );
         assert!(text.contains("mounts+landlock  write ${workspace}"), "{text}");
         assert!(text.contains("1 records were lost"), "{text}");
         assert!(text.lines().all(|line| line.chars().all(skep_policy::escape::is_plain)), "{text:?}");

@@ -5,22 +5,42 @@ use skep_policy::layers::{Binding, Consent, Refusal};
 
 use super::render::foreign;
 
-/// The weaker rules, under each reason those it is true of; empty where there are none.
+/// The weaker rules of a binding, under each reason those it is true of; empty where there are none.
 #[must_use]
 pub fn grouped(binding: &Binding) -> String {
-    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
-    for (rule, weaker) in binding.weaker() {
+    let rules = binding.weaker().map(|(rule, weaker)| {
         let accepted = if weaker.consent == Consent::Accepted { " (accepted by the caller)" } else { "" };
-        let why = format!("{}; what remains: {}", foreign(&weaker.why), foreign(&weaker.remains));
-        let rule = foreign(&rule.to_string()) + accepted;
+        (rule.to_string() + accepted, format!("{}; what remains: {}", weaker.why, weaker.remains))
+    });
+    by_reason(&rules.collect::<Vec<_>>())
+}
+
+/// Rules, each with why it is weaker, under the reasons they share.
+#[must_use]
+pub fn by_reason(rules: &[(String, String)]) -> String {
+    let mut groups: Vec<(String, String)> = Vec::new();
+    for (rule, why) in rules {
+        // Where an object is not there yet, the reason begins with its path; the rest of it is shared.
+        let why = match why.find(MISSING) {
+            Some(at) => format!("what it names{}", &why[at..]),
+            None => why.clone(),
+        };
+        let line = format!("      {}\n", foreign(rule));
         match groups.iter_mut().find(|(known, _)| *known == why) {
-            Some((_, rules)) => rules.push(rule),
-            None => groups.push((why, vec![rule])),
+            Some((_, rules)) => *rules += &line,
+            None => groups.push((why, line)),
         }
     }
-    let lines = |rules: &[String]| rules.iter().map(|rule| format!("      {rule}\n")).collect::<String>();
-    groups.iter().map(|(why, rules)| format!("  {why}\n{}", lines(rules))).collect()
+    groups.iter().map(|(why, rules)| format!("  {}\n{rules}", foreign(why))).collect()
 }
+
+/// How many rules there are, with the verb.
+#[must_use]
+pub fn count(rules: usize) -> String {
+    if rules == 1 { "1 rule is".to_owned() } else { format!("{rules} rules are") }
+}
+
+const MISSING: &str = " does not exist yet";
 
 /// The weaker rules of a binding as JSON.
 #[must_use]
@@ -73,11 +93,14 @@ mod tests {
             bound("a", "no judge", Consent::BestEffort),
             bound("b", "no cgroup\x1b[2J", Consent::Accepted),
             bound("c", "no judge", Consent::BestEffort),
+            bound("d", "/w/d does not exist yet", Consent::BestEffort),
+            bound("e", "/w/e does not exist yet", Consent::BestEffort),
         ];
         let binding = Binding { rules, ..Binding::default() };
         let expected = "  no judge; what remains: nothing\n      p:3 k \"a\"\n      p:3 k \"c\"\n  \
-                        no cgroup\\u{1b}[2J; what remains: nothing\n      p:3 k \"b\" (accepted by the caller)\n";
+                        no cgroup\\u{1b}[2J; what remains: nothing\n      p:3 k \"b\" (accepted by the caller)\n  what it names does not exist yet; \
+                        what remains: nothing\n      p:3 k \"d\"\n      p:3 k \"e\"\n";
         assert_eq!(grouped(&binding), expected);
-        assert_eq!(weaker_json(&binding).len(), 3);
+        assert_eq!(weaker_json(&binding).len(), 5);
     }
 }

@@ -13,7 +13,7 @@ use crate::diagnostics::{Diagnostics, MAX_SOURCE, Source, too_large};
 use crate::pattern;
 use crate::policy::FileOp;
 
-const TOP: &[&str] = &[
+pub(super) const TOP: &[&str] = &[
     "schema",
     "name",
     "match",

@@ -5,6 +5,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
+use super::parse::TOP;
 use crate::diagnostics::{Diagnostic, Source};
 use crate::rule::RuleRef;
 
@@ -81,8 +82,13 @@ impl Reader<'_> {
             let place =
                 if section.name.is_empty() { "a profile".to_owned() } else { format!("`{}`", section.name) };
             let message = format!("unknown key `{name}` in {place}; accepted: {}", section.keys.join(", "));
-            let help =
-                nearest(&name, section.keys.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+            let help = match nearest(&name, section.keys.iter().copied()) {
+                Some(near) => Some(format!("did you mean `{near}`?")),
+                None if TOP.contains(&name.as_str()) => {
+                    Some(format!("`{name}` belongs to the whole profile: put it above the first [table]"))
+                }
+                None => None,
+            };
             self.error_with_help(key.span(), message, help);
         }
     }

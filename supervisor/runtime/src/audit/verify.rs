@@ -57,6 +57,14 @@ pub struct Broken {
     pub problem: Problem,
 }
 
+impl Broken {
+    /// Whether nothing is known to be wrong: whoever asked may not read the log.
+    #[must_use]
+    pub fn is_kept_from_us(&self) -> bool {
+        matches!(&self.problem, Problem::Unreadable(_, error) if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
 /// What can be wrong with a log.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
