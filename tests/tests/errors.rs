@@ -219,6 +219,34 @@ fn a_rule_this_host_cannot_enforce_is_named_with_why_and_what_to_do() -> Outcome
 }
 
 #[test]
+fn a_profile_in_the_workspace_is_not_the_agents_to_change() -> Outcome {
+    let skep = Skep::new()?;
+    let profile = skep.ground().workspace().join("mine.toml");
+    let text = "schema = 1\nname = \"mine\"\nuse = [\"workspace\"]\n";
+    fs::write(&profile, text)?;
+    let script = "touch neighbour; echo 'files.read = [\"~/.ssh\"]' >> mine.toml; mv mine.toml old.toml; rm -f mine.toml; true";
+    let ran = skep.shell(script).profile(&profile).finish()?;
+    ensure!(ran.code() == 0 && skep.ground().workspace().join("neighbour").exists(), "{ran:?}");
+    ensure!(fs::read_to_string(&profile)? == text, "the profile was changed");
+    ensure!(ran.denied(&["mine.toml"]), "{:#?}", ran.audit);
+    skep.ground().shell(script)?;
+    ensure!(!profile.exists(), "outside, the same commands do it");
+    Ok(())
+}
+
+#[test]
+fn whoever_may_not_read_the_log_is_not_told_that_it_is_broken() -> Outcome {
+    let skep = Skep::new()?;
+    ensure!(skep.run(["true"]).finish()?.code() == 0);
+    let verify = || skep.command(["audit", "verify"]);
+    ensure!(process::run(&mut verify(), PATIENCE)?.code() == 0);
+    let denied = process::run(&mut as_nobody(verify()), PATIENCE)?;
+    ensure!(denied.code() == 125 && denied.stdout.contains("nothing was verified"), "{denied:?}");
+    ensure!(denied.stdout.contains("sudo") && !denied.stdout.contains("NOT INTACT"), "{denied:?}");
+    Ok(())
+}
+
+#[test]
 fn a_typo_has_its_line_and_column_and_what_was_meant() -> Outcome {
     let skep = Skep::new()?;
     let profile = skep.ground().beside("typo.toml");
@@ -313,6 +341,12 @@ fn a_question_about_what_is_not_there_is_answered_as_such() -> Outcome {
     let skep = Skep::new()?;
     let empty = process::run(&mut skep.command(["ls"]), PATIENCE)?;
     ensure!(empty.code() == 0 && empty.stdout.contains("no sandbox is running"), "{empty:?}");
+    refused(
+        &mut skep.command(["status", "no-such-one"]),
+        &["no sandbox is running", "skep audit no-such-one"],
+    )?;
+    let unseen = process::run(&mut skep.command(["audit", "no-such-one"]), PATIENCE)?;
+    ensure!(unseen.code() == 0 && unseen.stderr.contains("no record matches"), "{unseen:?}");
     let open = Open::new()?;
     refused(&mut open.skep.command(["status", "no-such-one"]), &["no-such-one", "skep ls"])
 }

@@ -1,5 +1,6 @@
 //! From a request to a plan: everything that is decided before anything is done.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
@@ -19,14 +20,14 @@ use skep_policy::launch::{self, Command, Ids, Plan, Terminal};
 use skep_policy::layers::{self, Binding};
 use skep_policy::plan::{self, Context};
 use skep_policy::policy::{Bindings, FileOp, Policy};
-use skep_policy::profile::Identity;
+use skep_policy::profile::{Guard, Identity};
 use skep_policy::tree::{Found, walk};
 
 use crate::audit::{self, Origin, Redactor, Text};
 use crate::caller::{Caller, INIT, own_ids, variable};
 use crate::hex::hex;
 use crate::host;
-use crate::protocol::{Refusal, Run};
+use crate::protocol::{Profile, Refusal, Run};
 use crate::registry::{Live, Progress};
 use crate::supervisor::Supervisor;
 use crate::view::{HostTree, NoCommand, package, program};
@@ -135,7 +136,8 @@ fn look(
             .map(|own| walk(&tree, own).real)
             .to_vec(),
     };
-    let policy = Policy::compile(effective, &bindings, &tree).map_err(|errors| {
+    let effective = guarding_itself(effective, &tree, request)?;
+    let policy = Policy::compile(&effective, &bindings, &tree).map_err(|errors| {
         Refusal::new("profile", errors.to_string(), "skep profile check FILE says this too")
     })?;
     writable(&policy, caller)?;
@@ -261,8 +263,34 @@ pub(crate) fn weaker(binding: &Binding) -> Vec<(String, String)> {
 
 /// What the caller reads before the agent starts.
 fn notices(binding: &Binding) -> Vec<String> {
-    let nothing = |name: &String| format!("--accept-weaker {}: no rule has this name", name.escape_debug());
+    let nothing = |name: &String| {
+        let name = name.escape_debug();
+        format!("--accept-weaker {name}: no rule has this name; `skep profile show` lists them: KEY \"WHAT\"")
+    };
     binding.accepted_nothing.iter().map(nothing).collect()
+}
+
+/// The profile; where it is a file of the caller's, with a guard on that file, or the agent would decide what its
+/// next run may do.
+fn guarding_itself<'e>(
+    effective: &'e Effective,
+    tree: &HostTree,
+    request: &Run,
+) -> Result<Cow<'e, Effective>, Refusal> {
+    let Profile::Text { path, .. } = &request.profile else { return Ok(Cow::Borrowed(effective)) };
+    let path = request.directory.join(path);
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(Cow::Borrowed(effective));
+    };
+    // The last component stays as it is: a link that can be replaced is not the file.
+    let path = walk(tree, parent).real.join(name);
+    let path = path.to_str().ok_or_else(|| {
+        let message = format!("the profile {}: its path is not UTF-8", path.display());
+        Refusal::new("profile", message, "keep it where it can be named in a rule")
+    })?;
+    let mut effective = effective.clone();
+    effective.rules.guards.push(Guard::of_profile(path));
+    Ok(Cow::Owned(effective))
 }
 
 /// The workspace without symbolic links; it must be a directory the caller can reach.
@@ -311,15 +339,15 @@ fn working_directory(tree: &HostTree, directory: &Path, workspace: &Path) -> Pat
 fn no_command(why: NoCommand, command: &[u8], search: &[u8]) -> Refusal {
     let shown = skep_policy::escape::escape(command);
     let search = skep_policy::escape::escape(search);
+    let not_found =
+        |message, advice| Refusal { exit: 127, ..Refusal::new("command-not-found", message, advice) };
     match why {
-        NoCommand::NotFound => Refusal {
-            exit: 127,
-            ..Refusal::new(
-                "command-not-found",
-                format!("{shown}: command not found in {search}"),
-                "install it, or give its path",
-            )
-        },
+        NoCommand::NotFound if command.contains(&b'/') => {
+            not_found(format!("there is no {shown}"), "name a program that exists and that you may run")
+        }
+        NoCommand::NotFound => {
+            not_found(format!("{shown}: command not found in {search}"), "install it, or give its path")
+        }
         NoCommand::NotExecutable => Refusal {
             exit: 126,
             ..Refusal::new(

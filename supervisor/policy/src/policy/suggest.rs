@@ -15,6 +15,9 @@ impl Policy {
             return path.parent().map_or_else(String::new, |parent| self.allowing(op, parent, rule));
         };
         match rule.and_then(|rule| rule.key.strip_prefix("guards.").map(|key| (rule, key))) {
+            Some((rule, _)) if rule.line == 0 => {
+                "# nothing does: it is changed outside the sandbox".to_owned()
+            }
             Some((rule, key)) => format!(
                 "guards.{key} = [{{ path = {}, except = [{}] }}]  # instead of {}:{}",
                 quoted(&rule.text),

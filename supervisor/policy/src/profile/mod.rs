@@ -198,6 +198,22 @@ pub struct Guard {
     pub rule: RuleRef,
 }
 
+impl Guard {
+    /// What keeps an agent from changing the file its profile was read from. `path` is absolute.
+    #[must_use]
+    pub fn of_profile(path: &str) -> Self {
+        let kind = Guarding::Protect;
+        Self {
+            kind,
+            path: path.to_owned(),
+            except: Vec::new(),
+            reason: Some("the next run obeys what is in it".to_owned()),
+            best_effort: false,
+            rule: RuleRef::built_in(&format!("guards.{}", kind.key()), path),
+        }
+    }
+}
+
 /// An operation on a file, as `ops` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
