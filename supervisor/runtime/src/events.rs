@@ -84,13 +84,8 @@ impl Task {
             while let Ok(request) = self.requests.try_recv() {
                 waiting.push(request);
             }
-            while self.batch() {}
             if !waiting.is_empty() {
-                // Losses that no later record has shown yet.
-                if let Err(error) = self.reader.settle() {
-                    tracing::error!(%error, "lost records cannot be counted");
-                }
-                while self.batch() {}
+                self.catch_up();
             }
             for request in waiting {
                 // Whoever asked may have given up.
@@ -99,16 +94,30 @@ impl Task {
             if self.requests.is_closed() {
                 return;
             }
-            self.sleep();
+            // After each batch requests are looked for again: a sandbox that never rests keeps nobody waiting.
+            if self.batch(BATCH) < BATCH {
+                self.sleep();
+            }
         }
     }
 
-    /// Handles up to [`BATCH`] records; `true` if there may be more.
-    fn batch(&mut self) -> bool {
+    /// Handles everything recorded up to now, and the losses that no later record has shown yet.
+    fn catch_up(&mut self) {
+        if let Err(error) = self.reader.settle() {
+            tracing::error!(%error, "lost records cannot be counted");
+        }
+        let mut left = self.reader.queued();
+        while left > 0 {
+            left -= self.batch(left.min(BATCH));
+        }
+    }
+
+    /// Handles up to `most` records, and says how many there were.
+    fn batch(&mut self, most: usize) -> usize {
         let mut records: Vec<Record> = Vec::new();
         let mut taken = 0;
         self.absence.refresh();
-        while taken < BATCH {
+        while taken < most {
             let Some(event) = self.reader.next() else { break };
             taken += 1;
             observe::record(&self.registry, &mut self.absence, event, &mut records);
@@ -116,7 +125,7 @@ impl Task {
         if !records.is_empty() && self.recorder.write_all(records).is_err() {
             tracing::debug!("records of the kernel are lost, every sandbox ends");
         }
-        taken == BATCH
+        taken
     }
 
     fn sleep(&self) {

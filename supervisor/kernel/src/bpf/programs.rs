@@ -104,7 +104,7 @@ impl Programs {
         describe_syscalls(&mut ebpf)?;
         let sandboxes = OBSERVE.map(&mut ebpf, "SANDBOXES")?;
         let counts = OBSERVE.map(&mut ebpf, "COUNTS")?;
-        let reader = Some(EventReader::new(&mut ebpf)?);
+        let reader = Some(EventReader::new(&mut ebpf, ring)?);
         for name in CGROUP_HOOKS {
             attach_to_cgroup(&mut ebpf, name, parent_cgroup).map_err(|error| error.into_error(name))?;
         }

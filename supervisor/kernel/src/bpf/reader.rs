@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
+use skep_ebpf_abi::record::Header;
 
 use super::BpfError;
 use super::decode;
@@ -13,6 +14,9 @@ use super::object::{OBSERVE, map_error};
 
 /// Ended processes that are remembered, to drop a second record of the same end.
 const REMEMBERED_ENDS: usize = 256;
+
+/// Bytes of the ring that a record takes at least: the kernel's own header and ours.
+const SMALLEST_RECORD: usize = 8 + size_of::<Header>();
 
 /// Reads what the programs report. Readable (epoll, `AsyncFd`) when there are records.
 ///
@@ -25,14 +29,17 @@ pub struct EventReader {
     sequence: Sequence,
     waiting: VecDeque<Event>,
     ended: VecDeque<(u32, u64)>,
+    most_records: usize,
 }
 
 impl EventReader {
-    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+    /// `ring_bytes` is the size of the ring.
+    pub(super) fn new(ebpf: &mut Ebpf, ring_bytes: u32) -> Result<Self, BpfError> {
         let ring = OBSERVE.map(ebpf, "EVENTS")?;
         let numbers = OBSERVE.map(ebpf, "NUMBERS")?;
         let (waiting, ended) = (VecDeque::new(), VecDeque::new());
-        Ok(Self { ring, numbers, sequence: Sequence::default(), waiting, ended })
+        let most_records = ring_bytes as usize / SMALLEST_RECORD;
+        Ok(Self { ring, numbers, sequence: Sequence::default(), waiting, ended, most_records })
     }
 
     /// The next event, or `None` when there is none for now.
@@ -45,17 +52,28 @@ impl EventReader {
     }
 
     /// Finds losses that no later record has shown yet, as when a sandbox ends: everything numbered up to now is
-    /// read, and what has not arrived is queued as [`Event::Lost`] behind it.
+    /// queued, and behind it, as [`Event::Lost`], what has not arrived. No more is taken than the ring holds: a
+    /// sandbox that never rests fills it faster than anybody empties it.
     ///
     /// # Errors
-    /// When the counters cannot be read.
+    /// When the counters cannot be read; the records are queued all the same.
     pub fn settle(&mut self) -> Result<(), BpfError> {
-        let numbers = self.numbers.get(&0, 0).map_err(|source| map_error("NUMBERS", source))?;
-        while self.take().is_some() {}
-        for (cpu, number) in (0..).zip(numbers.iter()) {
+        let numbers = self.numbers.get(&0, 0).map_err(|source| map_error("NUMBERS", source));
+        for _ in 0..self.most_records {
+            if self.take().is_none() {
+                break;
+            }
+        }
+        for (cpu, number) in (0..).zip(numbers?.iter()) {
             self.lost(cpu, *number);
         }
         Ok(())
+    }
+
+    /// How many events [`EventReader::next`] has without looking into the ring.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Moves one record from the ring to the queue.

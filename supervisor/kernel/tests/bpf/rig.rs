@@ -80,8 +80,13 @@ impl Rig {
         Command::new("sh").args(["-c", script]).current_dir(self.directory.path()).output().unwrap()
     }
 
-    /// Runs a command inside the sandbox: a shell moves itself into the cgroup and becomes the command.
+    /// Runs a command inside the sandbox.
     pub(crate) fn run_inside(&self, command: &Command) -> Output {
+        self.command_inside(command).output().unwrap()
+    }
+
+    /// A command that will be inside the sandbox: a shell moves itself into the cgroup and becomes the command.
+    pub(crate) fn command_inside(&self, command: &Command) -> Command {
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"echo $$ > "$0" && exec "$@""#]);
         shell.arg(self.groups.sandbox.join("cgroup.procs")).arg(command.get_program());
@@ -91,7 +96,7 @@ impl Rig {
         for (name, value) in command.get_envs() {
             shell.env(name, value.unwrap());
         }
-        shell.output().unwrap()
+        shell
     }
 
     /// Everything reported up to now.
