@@ -121,6 +121,12 @@ impl Keeper<'_> {
         let descriptors = outside.each_ref().map(AsFd::as_fd);
         self.channel.send(&KeeperEvent::Isolated, &descriptors).at(Stage::Network)?;
         drop(outside);
+        let [ended, _] =
+            readable([Some(self.launched.init.pidfd.as_fd()), Some(self.channel.as_fd())]).at(Stage::Plan)?;
+        // Without its PID 1 it is no sandbox: the keeper goes too, which whoever is about to use it sees.
+        if ended {
+            return Ok(Some(End::Init));
+        }
         match self.channel.receive::<KeeperRequest>().at(Stage::Plan)? {
             Some((KeeperRequest::Launch { template }, descriptors)) => {
                 self.phase = Phase::Launching;

@@ -146,6 +146,18 @@ fn as_root_the_end_of_skepd_during_a_launch_leaves_nothing() {
 }
 
 #[test]
+fn as_root_an_empty_sandbox_ends_with_its_pid_1() {
+    let support::Waiting { mut helper, cgroup, .. } = support::waiting();
+    let init = processes(&cgroup).trim().parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let begun = Instant::now();
+    while helper.child.try_wait().unwrap().is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "the keeper waits for a plan");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
 fn as_root_a_killed_keeper_leaves_no_process() {
     let mut run = sleeping();
     run.keeper.kill().unwrap();
