@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -374,13 +374,21 @@ fn agent_state(
     if let Some(parent) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(failed)?;
     }
-    match fs::DirBuilder::new().mode(0o700).create(&path) {
-        // The parent is root's, so what has this name was made here.
-        Ok(()) => chown(&path, Some(caller.ids.uid), Some(caller.ids.gid)).map_err(failed)?,
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(failed(error)),
-    }
+    give_directory(&path, caller.ids).map_err(failed)?;
     Ok(path)
+}
+
+/// Makes a directory of a user's alone, below a directory of root's: so what has this name was made here. A skepd
+/// that died between the two steps has left it root's.
+fn give_directory(path: &Path, user: Ids) -> std::io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    if fs::symlink_metadata(path)?.uid() == user.uid {
+        return Ok(());
+    }
+    lchown(path, Some(user.uid), Some(user.gid))
 }
 
 /// As whom the agent runs: agents of root never run as root.
@@ -400,4 +408,25 @@ fn environment(entries: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<u8>> {
             Some((entry[..equals].to_vec(), entry[equals + 1..].to_vec()))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_only_a_state_directory_that_was_made_and_not_given_away_is_the_users_the_next_time() {
+        let ground = tempfile::tempdir().unwrap();
+        let path = ground.path().join("profile-digest");
+        let user = Ids { uid: 65_533, gid: 65_532 };
+        fs::create_dir(&path).unwrap();
+        for _ in 0..2 {
+            give_directory(&path, user).unwrap();
+            let metadata = fs::metadata(&path).unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), (user.uid, user.gid));
+        }
+        let below_a_file = ground.path().join("file/directory");
+        fs::write(ground.path().join("file"), "").unwrap();
+        assert!(give_directory(&below_a_file, user).is_err());
+    }
 }
