@@ -29,8 +29,8 @@ use skep_policy::launch::{Command, Plan, Stage, Terminal};
 use crate::failure::{At, Failure};
 use crate::inner::Progress;
 
-/// Where PID 2 waits for PID 1. It is opened three times: when its maps are written, when the root is built and `Go`
-/// has come, and when PID 1 has given its rights away.
+/// Where PID 2 waits for PID 1. It is opened three times: when its maps are written, when the root is built, and
+/// when PID 1 has given its rights away.
 #[derive(Debug)]
 pub struct Gate(File);
 

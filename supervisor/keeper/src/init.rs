@@ -19,7 +19,6 @@ use nix::sched::CloneFlags;
 use nix::unistd::sethostname;
 use skep_kernel::clone::{Child, Ended, enter_mount_namespace, reap_any, unshare};
 use skep_kernel::process::{child_events, readable};
-
 use skep_kernel::seqpacket::Channel;
 use skep_kernel::{SyscallError, caps, idmap, keyring, pseudo, seccomp};
 use skep_policy::launch::{Ending, Plan, Stage};

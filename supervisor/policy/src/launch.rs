@@ -3,15 +3,15 @@
 //! A launch is data before it is done: `skepd` computes a [`Plan`], which can be printed (`skep run --plan`),
 //! compared and tested without root; the keeper executes it and decides nothing.
 //!
-//! Both sides encode with postcard. A keeper outlives upgrades of `skepd`, so these types are **append-only**:
-//! variants and fields are added at the end and [`VERSION`] grows; nothing is renamed in meaning or removed.
+//! Both sides encode with postcard. A keeper ends with the `skepd` that started it, so the two are of one build and
+//! these types may change freely; [`VERSION`] grows then, and tells where half of another build was installed.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// Version of the plan and of the keeper protocol. A keeper refuses a plan of another major meaning.
+/// Version of the plan and of the keeper protocol. A keeper refuses a plan of another one.
 pub const VERSION: u16 = 1;
 
 /// What [`is_sandbox_name`] wants, for people.
@@ -258,8 +258,8 @@ pub enum KeeperRequest {
 /// What a keeper tells `skepd`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeeperEvent {
-    /// The answer to [`KeeperRequest::Isolate`]: the empty sandbox waits. Descriptors: network namespace, TCP v4, TCP v6, UDP v4, UDP v6
-    /// listeners.
+    /// The answer to [`KeeperRequest::Isolate`]: the empty sandbox waits. Descriptors: its network namespace, then
+    /// TCP v4, TCP v6, UDP v4 and UDP v6 listeners in it.
     Isolated,
     /// The agent's program has been executed (its `execve` succeeded). Descriptor, with [`Terminal::Pty`]: the
     /// pty's master.
@@ -298,7 +298,7 @@ pub enum Ending {
 pub enum Stage {
     /// Receiving and decoding the plan.
     Plan,
-    /// `clone3` into the namespaces and the cgroup.
+    /// The namespaces, and PID 1 cloned into them and the cgroup.
     Namespaces,
     /// Addresses, routes and listeners.
     Network,
