@@ -1,6 +1,6 @@
 //! Rules about what others wrote.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
@@ -32,20 +32,54 @@ struct Banned {
     reason: String,
 }
 
+/// Names of crates, and our own crates that use them, as docs/dependencies.md calls those.
+type Users = BTreeMap<String, BTreeSet<String>>;
+
 #[test]
-fn every_dependency_has_its_line_and_every_line_its_dependency() {
-    let direct = METADATA.ours().flat_map(|package| &package.dependencies);
-    let direct =
-        direct.filter(|dependency| dependency.path.is_none()).map(|dependency| dependency.name.clone());
-    let mut direct: BTreeSet<String> = direct.collect();
-    direct.extend(programs());
-    let text = read("docs/dependencies.md");
-    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    let listed: BTreeSet<String> = rows.map(str::to_owned).collect();
+fn every_dependency_has_its_line_with_its_users_and_every_line_its_dependency() {
+    let (used, listed) = (used(), listed());
+    let missing = used.iter().filter(|(name, users)| listed.get(*name) != Some(*users));
     let mut complaints: Vec<String> =
-        direct.difference(&listed).map(|name| format!("{name} has no line")).collect();
-    complaints.extend(listed.difference(&direct).map(|name| format!("{name} is listed and not used")));
-    check("docs/dependencies.md says why each dependency is there", &complaints);
+        missing.map(|(name, users)| format!("{name} should be listed as used by {users:?}")).collect();
+    let idle = listed.keys().filter(|name| !used.contains_key(*name));
+    complaints.extend(idle.map(|name| format!("{name} is listed and not used")));
+    check("docs/dependencies.md says who uses each dependency and why", &complaints);
+}
+
+fn used() -> Users {
+    let mut used = Users::new();
+    for package in METADATA.ours() {
+        let directory = package.directory();
+        let user = directory.strip_prefix("supervisor/").unwrap_or(&directory);
+        for dependency in package.dependencies.iter().filter(|dependency| dependency.path.is_none()) {
+            used.entry(dependency.name.clone()).or_default().insert(user.to_owned());
+        }
+    }
+    for name in programs() {
+        used.entry(name).or_default().insert("ebpf/programs".to_owned());
+    }
+    used
+}
+
+/// The first two columns of the table.
+fn listed() -> Users {
+    let text = read("docs/dependencies.md");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+    let users = |rest: &str| {
+        let column = rest.split(" | ").next().unwrap_or_default();
+        column.split(", ").map(str::to_owned).collect()
+    };
+    rows.map(|(name, rest)| (name.to_owned(), users(rest))).collect()
+}
+
+#[test]
+fn what_the_workspace_pins_is_used() {
+    let manifest: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();
+    let pinned = manifest["workspace"]["dependencies"].as_table().unwrap();
+    let used = used();
+    let idle = pinned.iter().filter(|(name, pin)| pin.get("path").is_none() && !used.contains_key(*name));
+    let complaints: Vec<String> = idle.map(|(name, _pin)| format!("{name} is used by no crate")).collect();
+    check("the workspace's manifest pins nothing in vain", &complaints);
 }
 
 /// What the BPF programs depend on: they are a workspace of their own.
