@@ -63,7 +63,9 @@ fn pass(gate: &mut File, progress: &Channel) -> Result<(), Failure> {
 /// # Errors
 /// When the user namespace or the process is refused.
 pub fn start(plan: &Plan, progress: &Channel, streams: &[OwnedFd; 3]) -> Result<(Child, Gate), Failure> {
-    let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).at(Stage::UserNamespace)?;
+    let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .map_err(|errno| SyscallError::from_nix("pipe2", "gate", errno))
+        .at(Stage::UserNamespace)?;
     // SAFETY: PID 1 has one thread.
     match unsafe { fork(CloneFlags::CLONE_NEWUSER, None) }.at(Stage::UserNamespace)? {
         Side::Parent(child) => Ok((child, Gate(File::from(write)))),

@@ -10,9 +10,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::stat::{Mode, SFlag, makedev, mkdirat, mknodat};
 use nix::unistd::symlinkat;
-use skep_kernel::mount::{
-    Attributes, Change, Depth, Resolve, Setting, attach, change, new_filesystem, open_at,
-};
+use skep_kernel::mount::{Attributes, Change, Depth, Resolve, attach, change, new_filesystem, open_at};
 use skep_policy::launch::{ObjectKind, Stage};
 
 use crate::failure::{At, Failure};
@@ -36,7 +34,7 @@ const LINKS: [(&str, &str); 5] = [
 /// EPERM without CAP_MKNOD.
 pub fn nodes(ground: &Ground) -> Result<(), Failure> {
     let at = Path::new("/dev");
-    let settings = [Setting::Text("size", "64k"), Setting::Text("mode", "0755")];
+    let settings = [("size", "64k"), ("mode", "0755")];
     let mount =
         new_filesystem("tmpfs", &settings, Attributes::NO_SUID.and(Attributes::NO_EXEC)).at(Stage::Root)?;
     for (name, major, minor) in NODES {
@@ -64,7 +62,7 @@ pub fn nodes(ground: &Ground) -> Result<(), Failure> {
 pub fn instances(ground: &Ground, devpts: BorrowedFd<'_>, shm_bytes: u64) -> Result<(), Failure> {
     attach_at(ground.root(), devpts, "/dev/pts")?;
     let size = shm_bytes.to_string();
-    let settings = [Setting::Text("size", &size), Setting::Text("mode", "1777")];
+    let settings = [("size", size.as_str()), ("mode", "1777")];
     let attributes = Attributes::NO_SUID.and(Attributes::NO_DEVICES).and(Attributes::NO_EXEC);
     let shm = new_filesystem("tmpfs", &settings, attributes).at(Stage::Root)?;
     attach_at(ground.root(), shm.as_fd(), "/dev/shm")

@@ -56,9 +56,3 @@ impl<T> At<T> for Result<T, ChannelError> {
         })
     }
 }
-
-impl<T> At<T> for Result<T, Errno> {
-    fn at(self, stage: Stage) -> Result<T, Failure> {
-        self.map_err(|errno| Failure::new(stage, "", errno))
-    }
-}

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use nix::libc;
 use skep_kernel::mount::{
-    Attributes, Change, Depth, Resolve, Setting, attach, change, copy_tree, new_filesystem, open_at,
+    Attributes, Change, Depth, Resolve, attach, change, copy_tree, new_filesystem, open_at,
 };
 use skep_policy::launch::{ObjectKind, Stage};
 
@@ -41,7 +41,7 @@ const READ_ONLY: [&str; 4] = ["bus", "fs", "irq", "sys"];
 /// When the kernel refuses the mount.
 pub fn new_instance() -> Result<OwnedFd, Failure> {
     let attributes = Attributes::NO_SUID.and(Attributes::NO_DEVICES).and(Attributes::NO_EXEC);
-    new_filesystem("proc", &[Setting::Text("hidepid", "invisible")], attributes).at(Stage::Root)
+    new_filesystem("proc", &[("hidepid", "invisible")], attributes).at(Stage::Root)
 }
 
 /// Covers or locks the dangerous entries of an attached procfs; those this kernel lacks need nothing.

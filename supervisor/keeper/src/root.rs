@@ -16,7 +16,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use skep_kernel::SyscallError;
 use skep_kernel::mount::{
-    Attributes, Change, Depth, Setting, attach, change, copy_tree, new_filesystem, replace_root,
+    Attributes, Change, Depth, attach, change, copy_tree, new_filesystem, replace_root,
 };
 use skep_policy::launch::{Ids, ObjectKind, Plan, RootOp, Stage};
 
@@ -66,7 +66,7 @@ pub fn start_empty() -> Result<(), Failure> {
     // First of all nothing that happens here may be seen by the host, nor the other way round.
     let nothing = Change { add: Attributes::NONE, idmap: None };
     change(host.as_fd(), Depth::All, &nothing, Path::new("/")).at(Stage::Root)?;
-    let settings = [Setting::Text("size", "16m"), Setting::Text("mode", "0755")];
+    let settings = [("size", "16m"), ("mode", "0755")];
     let attributes = Attributes::NO_SUID.and(Attributes::NO_DEVICES);
     let root = new_filesystem("tmpfs", &settings, attributes).at(Stage::Root)?;
     attach(root.as_fd(), host.as_fd(), Path::new("/")).at(Stage::Root)?;
@@ -196,11 +196,11 @@ fn private_tmpfs(agent: Ids, bytes: u64, mode: u32, exec: bool) -> Result<OwnedF
     let (uid, gid) = (agent.uid.to_string(), agent.gid.to_string());
     let mode = format!("{:o}", mode & 0o7777);
     let settings = [
-        Setting::Text("size", &size),
-        Setting::Text("nr_inodes", &inodes),
-        Setting::Text("mode", &mode),
-        Setting::Text("uid", &uid),
-        Setting::Text("gid", &gid),
+        ("size", size.as_str()),
+        ("nr_inodes", inodes.as_str()),
+        ("mode", mode.as_str()),
+        ("uid", uid.as_str()),
+        ("gid", gid.as_str()),
     ];
     let attributes = Attributes::NO_SUID.and(Attributes::NO_DEVICES).and_if(!exec, Attributes::NO_EXEC);
     new_filesystem("tmpfs", &settings, attributes).at(Stage::Root)

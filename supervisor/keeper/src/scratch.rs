@@ -13,7 +13,7 @@ use nix::libc;
 use nix::sys::stat::{Mode, mkdirat};
 use skep_kernel::SyscallError;
 use skep_kernel::mount::{
-    Attributes, Change, Depth, Resolve, Setting, attach, change, copy_tree, new_filesystem, open_at,
+    Attributes, Change, Depth, Resolve, attach, change, copy_tree, new_filesystem, open_at,
 };
 use skep_policy::launch::{ObjectKind, Stage};
 
@@ -39,8 +39,11 @@ impl Scratch {
     pub fn new(ground: &Ground) -> Result<Self, Failure> {
         let target = place::target(ground, Path::new("/proc"), ObjectKind::Directory)?;
         let masks = make(target.as_fd())?;
-        mkdirat(&masks, "d", Mode::empty()).at(Stage::Root)?;
-        mkdirat(&masks, FILES, Mode::empty()).at(Stage::Root)?;
+        for name in ["d", FILES] {
+            mkdirat(&masks, name, Mode::empty())
+                .map_err(|errno| SyscallError::from_nix("mkdirat", name, errno))
+                .at(Stage::Root)?;
+        }
         drop(create(masks.as_fd(), Path::new("f"), 0)?);
         let files = masks.try_clone().map_err(|error| failed("dup", &error))?;
         Ok(Self { masks, files: Some(files), count: 0 })
@@ -99,7 +102,7 @@ const FILES: &str = "files";
 
 /// A tmpfs that only root enters, attached to a directory.
 fn make(target: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
-    let settings = [Setting::Text("size", "16m"), Setting::Text("mode", "0700")];
+    let settings = [("size", "16m"), ("mode", "0700")];
     let attributes = Attributes::NO_SUID.and(Attributes::NO_DEVICES).and(Attributes::NO_EXEC);
     let mount = new_filesystem("tmpfs", &settings, attributes).at(Stage::Root)?;
     attach(mount.as_fd(), target, Path::new("/proc")).at(Stage::Root)?;

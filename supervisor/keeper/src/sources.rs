@@ -1,8 +1,8 @@
 //! Objects of the host that a root shows: opened as the user they are shown to, in the host's mount namespace,
 //! and kept as detached mounts until the new root is there to take them.
 //!
-//! Everything is opened before the first mount namespace is made. So the order of launching does not matter to
-//! what is shown, and nothing of the host has to be reachable from inside while the root is built.
+//! The keeper opens them, which is still among the host's files, while PID 1 prepares the root they are for. So
+//! nothing of the host has to be reachable from inside while the root is built.
 
 #![expect(unsafe_code, reason = "an idmap needs a fork")]
 // UNSAFETY: `mount_map` forks; the keeper has one thread.
@@ -13,6 +13,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
+use skep_kernel::SyscallError;
 use skep_kernel::caps::as_file_ids;
 use skep_kernel::idmap;
 use skep_kernel::mount::{Attributes, Change, Depth, Resolve, change, copy_tree, open_at};
@@ -48,7 +49,7 @@ pub fn open<'a>(plan: &Plan, ops: impl Iterator<Item = &'a RootOp>) -> Result<Ve
 
 /// A detached copy of what is mounted at `from`, which `lookup` must be able to reach without any link.
 fn detach(lookup: Ids, from: &Path, kind: ObjectKind) -> Result<OwnedFd, Failure> {
-    let root = File::open("/").map_err(|error| io_failure("/", &error))?;
+    let root = File::open("/").map_err(|error| SyscallError::from_io("open", "/", &error)).at(Stage::Root)?;
     let flags = nix::libc::O_PATH | nix::libc::O_NOFOLLOW;
     let object =
         as_file_ids(lookup, || open_at(root.as_fd(), from, flags, 0, Resolve::Host)).at(Stage::Root)?;
@@ -58,7 +59,9 @@ fn detach(lookup: Ids, from: &Path, kind: ObjectKind) -> Result<OwnedFd, Failure
 
 /// The plan was made a moment ago; what is no longer of the kind it saw was exchanged since.
 fn check_kind(object: &OwnedFd, path: &Path, kind: ObjectKind) -> Result<(), Failure> {
-    let status = fstat(object).at(Stage::Root)?;
+    let status = fstat(object)
+        .map_err(|errno| SyscallError::from_nix("fstat", path.display().to_string(), errno))
+        .at(Stage::Root)?;
     let is_directory = SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR;
     match (kind, is_directory) {
         (ObjectKind::Directory, true) | (ObjectKind::File, false) => Ok(()),
@@ -67,10 +70,6 @@ fn check_kind(object: &OwnedFd, path: &Path, kind: ObjectKind) -> Result<(), Fai
         }
         (ObjectKind::File, true) => Err(Failure::new(Stage::Root, path.display().to_string(), Errno::EISDIR)),
     }
-}
-
-fn io_failure(object: &str, error: &std::io::Error) -> Failure {
-    Failure::new(Stage::Root, object, Errno::from_raw(error.raw_os_error().unwrap_or(0)))
 }
 
 /// User namespaces for idmapped mounts, one for each owner that is shown as the agent.

@@ -8,15 +8,6 @@ use skep_policy::launch::Ids;
 
 use crate::error::{SyscallError, check};
 
-/// Empties every capability set of the calling thread: bounding, ambient, inheritable, permitted, effective.
-///
-/// # Errors
-/// EPERM when the bounding set cannot be reduced.
-pub fn drop_all() -> Result<(), SyscallError> {
-    drop_bounding()?;
-    empty_sets()
-}
-
 /// Empties the bounding set alone, for a process that still has ids to change.
 ///
 /// It is walked until the kernel knows no further number, so that a capability younger than this code goes too.
@@ -101,8 +92,8 @@ pub fn as_file_ids<T>(ids: Ids, act: impl FnOnce() -> Result<T, SyscallError>) -
     result
 }
 
-/// Sets both file system ids and proves it, for the calls report no error.
-fn switch_file_ids(ids: Ids) -> Result<(), SyscallError> {
+/// Sets both file system ids of the calling thread and proves it, for the calls report no error.
+pub(crate) fn switch_file_ids(ids: Ids) -> Result<(), SyscallError> {
     // The group first, while the capability for it is there; on the way back root's group needs none, as the
     // effective group is root's all the time.
     // SAFETY: takes an integer.

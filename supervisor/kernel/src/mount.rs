@@ -43,7 +43,6 @@ impl Attributes {
 }
 
 const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
-const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
 const FSOPEN_CLOEXEC: u32 = 1;
@@ -73,43 +72,27 @@ pub enum Depth {
     All,
 }
 
-/// One option of a new file system.
-#[derive(Clone, Copy, Debug)]
-pub enum Setting<'a> {
-    /// A name without a value.
-    Flag(&'static str),
-    /// A name and its value.
-    Text(&'static str, &'a str),
-}
-
-/// Makes a file system and a detached mount of it.
+/// Makes a file system and a detached mount of it. `settings` are names with their values.
 ///
 /// # Errors
 /// When the kernel does not know the file system or an option, or refuses it.
 pub fn new_filesystem(
     kind: &'static str,
-    settings: &[Setting<'_>],
+    settings: &[(&'static str, &str)],
     attributes: Attributes,
 ) -> Result<OwnedFd, SyscallError> {
     let name = text(kind);
     // SAFETY: `name` is a NUL-terminated string that outlives the call.
     let context = unsafe { libc::syscall(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) };
     let context = owned(context, "fsopen", || kind.into())?;
-    for setting in settings {
-        configure(context.as_fd(), kind, *setting)?;
+    for (key, value) in settings {
+        fsconfig(context.as_fd(), FSCONFIG_SET_STRING, Some(key), Some(value), kind)?;
     }
     fsconfig(context.as_fd(), FSCONFIG_CMD_CREATE, None, None, kind)?;
     // SAFETY: takes three integers.
     let mount =
         unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes.0) };
     owned(mount, "fsmount", || kind.into())
-}
-
-fn configure(context: BorrowedFd<'_>, kind: &str, setting: Setting<'_>) -> Result<(), SyscallError> {
-    match setting {
-        Setting::Flag(key) => fsconfig(context, FSCONFIG_SET_FLAG, Some(key), None, kind),
-        Setting::Text(key, value) => fsconfig(context, FSCONFIG_SET_STRING, Some(key), Some(value), kind),
-    }
 }
 
 fn fsconfig(
@@ -212,14 +195,12 @@ pub enum Resolve {
     Host,
     /// The directory counts as the root; no component may be a symbolic or magic link.
     Inside,
-    /// As [`Resolve::Inside`], and no mount may be crossed (EXDEV).
-    InsideSameMount,
 }
 
 /// Opens a path, with `flags` as for `open` plus O_CLOEXEC.
 ///
 /// # Errors
-/// ELOOP when a link is on the way, EXDEV when a mount is crossed that must not be.
+/// ELOOP when a link is on the way.
 pub fn open_at(
     directory: BorrowedFd<'_>,
     path: &Path,
@@ -228,7 +209,7 @@ pub fn open_at(
     resolve: Resolve,
 ) -> Result<OwnedFd, SyscallError> {
     let bytes = match (resolve, path.as_os_str().as_bytes()) {
-        (Resolve::Inside | Resolve::InsideSameMount, b"/") => b".",
+        (Resolve::Inside, b"/") => b".",
         (_, bytes) => bytes,
     };
     let name = CString::new(bytes)
@@ -240,7 +221,6 @@ pub fn open_at(
         resolve: match resolve {
             Resolve::Host => links,
             Resolve::Inside => links | libc::RESOLVE_IN_ROOT,
-            Resolve::InsideSameMount => links | libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_XDEV,
         },
     };
     let fd = directory.as_raw_fd();

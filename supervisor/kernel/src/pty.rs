@@ -3,12 +3,13 @@
 // UNSAFETY: terminal ioctls take raw pointers and return raw descriptors.
 #![expect(unsafe_code, reason = "terminal ioctls are raw")]
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use skep_policy::launch::Ids;
 
 use crate::error::{SyscallError, check};
-use crate::mount::{Attributes, Resolve, Setting, new_filesystem, open_at};
+use crate::mount::{Attributes, Resolve, new_filesystem, open_at};
+use crate::terminal;
 
 /// Both ends of a pseudo-terminal.
 #[derive(Debug)]
@@ -25,12 +26,7 @@ pub struct Pty {
 /// When the kernel refuses the file system.
 pub fn new_instance(agent: Ids) -> Result<OwnedFd, SyscallError> {
     let (uid, gid) = (agent.uid.to_string(), agent.gid.to_string());
-    let settings = [
-        Setting::Text("uid", &uid),
-        Setting::Text("gid", &gid),
-        Setting::Text("mode", "0620"),
-        Setting::Text("ptmxmode", "0666"),
-    ];
+    let settings = [("uid", uid.as_str()), ("gid", gid.as_str()), ("mode", "0620"), ("ptmxmode", "0666")];
     new_filesystem("devpts", &settings, Attributes::NO_SUID.and(Attributes::NO_EXEC))
 }
 
@@ -53,19 +49,8 @@ pub fn open(instance: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<Pty, Sy
     let slave = check(slave, "ioctl", || "TIOCGPTPEER".into())?;
     // SAFETY: the kernel has just made this descriptor for us.
     let slave = unsafe { OwnedFd::from_raw_fd(i32::try_from(slave).unwrap_or(-1)) };
-    resize(master.as_fd(), rows, columns)?;
+    terminal::resize(&master, rows, columns)?;
     Ok(Pty { master, slave })
-}
-
-/// Sets the size of the window; the foreground processes get SIGWINCH when it changes.
-///
-/// # Errors
-/// ENOTTY when it is no terminal.
-pub fn resize(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> Result<(), SyscallError> {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads a winsize.
-    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ as _, &raw const size) };
-    check(result, "ioctl", || "TIOCSWINSZ".into()).map(drop)
 }
 
 /// Makes the terminal the controlling one of the calling session leader.

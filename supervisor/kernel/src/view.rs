@@ -4,8 +4,8 @@
 //! must be what the caller could have learned himself, so these look-ups run on a thread whose file system ids
 //! are the caller's meanwhile.
 
-// UNSAFETY: the C library's wrappers change all threads of the process; only the raw calls change one.
-#![expect(unsafe_code, reason = "raw per-thread setfsuid, setfsgid and setgroups")]
+// UNSAFETY: the C library's wrapper changes all threads of the process; only the raw call changes one.
+#![expect(unsafe_code, reason = "raw per-thread setgroups")]
 
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use nix::fcntl::AtFlags;
 use nix::unistd::{AccessFlags, Gid, Uid, faccessat, getgroups};
 use skep_policy::launch::Ids;
 
+use crate::caps::switch_file_ids;
 use crate::error::SyscallError;
 
 /// Runs `look` with the file system uid, gid and (no supplementary) groups of `ids` and returns its result.
@@ -63,25 +64,13 @@ pub fn may_change(directory: &Path) -> Result<(), SyscallError> {
 
 /// Takes the ids for the calling thread alone.
 ///
-/// The raw system calls are used because the C library's `setgroups` changes every thread of the process.
+/// The raw system call is used because the C library's `setgroups` changes every thread of the process.
 fn take(ids: Ids, groups: &[u32]) -> Result<(), SyscallError> {
     // SAFETY: setgroups reads as many ids as its first argument says.
     if unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) } != 0 {
         return Err(SyscallError::last("setgroups", "view"));
     }
-    // SAFETY: setfsgid takes an integer and touches no memory.
-    unsafe { libc::syscall(libc::SYS_setfsgid, ids.gid) };
-    // SAFETY: setfsuid takes an integer and touches no memory.
-    unsafe { libc::syscall(libc::SYS_setfsuid, ids.uid) };
-    // Both report the previous id whether or not they succeeded; asking again with an invalid id tells.
-    // SAFETY: as above.
-    let uid = unsafe { libc::syscall(libc::SYS_setfsuid, -1) };
-    // SAFETY: as above.
-    let gid = unsafe { libc::syscall(libc::SYS_setfsgid, -1) };
-    if uid == i64::from(ids.uid) && gid == i64::from(ids.gid) {
-        return Ok(());
-    }
-    Err(SyscallError::new("setfsuid", "view", libc::EPERM))
+    switch_file_ids(ids)
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! <mount of cgroup2>/skep/sandboxes/<id>     one per sandbox; the parent carries the sandboxes' BPF programs
-//! <mount of cgroup2>/skep/egress             the gateways, with connect hooks of their own
 //! ```
 //!
 //! The mount is looked up: on a hybrid host it is /sys/fs/cgroup/unified, and its controllers may all be with
@@ -79,7 +78,6 @@ pub struct Tree {
     path: PathBuf,
     top: OwnedFd,
     sandboxes: OwnedFd,
-    egress: OwnedFd,
 }
 
 impl Tree {
@@ -98,8 +96,7 @@ impl Tree {
         }
         let top = open_directory(&path)?;
         let sandboxes = make_directory(top.as_fd(), "sandboxes")?;
-        let egress = make_directory(top.as_fd(), "egress")?;
-        Ok(Self { path, top, sandboxes, egress })
+        Ok(Self { path, top, sandboxes })
     }
 
     /// The directory of the tree.
@@ -110,19 +107,6 @@ impl Tree {
     /// The parent of all sandboxes: what is attached here holds for each of them.
     pub fn sandboxes(&self) -> BorrowedFd<'_> {
         self.sandboxes.as_fd()
-    }
-
-    /// The gateways' control group.
-    pub fn egress(&self) -> BorrowedFd<'_> {
-        self.egress.as_fd()
-    }
-
-    /// Moves a gateway to its control group.
-    ///
-    /// # Errors
-    /// ESRCH when it is gone.
-    pub fn add_gateway(&self, pid: u32) -> Result<(), CgroupError> {
-        Ok(write_at(self.egress(), "cgroup.procs", &pid.to_string())?)
     }
 
     /// The controllers that limits of sandboxes can use here.
@@ -186,10 +170,8 @@ impl Tree {
     /// # Errors
     /// When a directory cannot be removed for another reason than being in use.
     pub fn remove_if_empty(&self) -> Result<bool, CgroupError> {
-        for name in ["sandboxes", "egress"] {
-            if !remove_directory(self.top.as_fd(), name)? {
-                return Ok(false);
-            }
+        if !remove_directory(self.top.as_fd(), "sandboxes")? {
+            return Ok(false);
         }
         let Some(parent) = self.path.parent() else { return Ok(false) };
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();

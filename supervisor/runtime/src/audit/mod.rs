@@ -48,7 +48,7 @@ pub use record::*;
 pub use redact::{Redactor, RedactorError, looks_secret};
 pub use segment::LONGEST_LINE;
 pub use text::Text;
-pub use verify::{Broken, Place, Problem, Report, anchored_head, verify};
+pub use verify::{Broken, Place, Problem, Report, verify};
 
 /// Why the log cannot be opened or written.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::anchor::Anchor;
 use super::record::LogEvent;
 use super::segment::{self, Bad, Good, Line, Lines, Link, check};
-use crate::hex::{hex, unhex};
+use crate::hex::unhex;
 
 /// An intact log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -327,11 +327,4 @@ fn later(rest: &mut Lines<std::fs::File>, seq: u64) -> bool {
         }
     }
     false
-}
-
-/// The head of the log in hex, to be noted elsewhere by hand; `None` without an anchor.
-#[must_use]
-pub fn anchored_head(state: &Path) -> Option<(u64, String)> {
-    let anchor = Anchor::read(state).ok()??;
-    Some((anchor.link.seq, hex(&anchor.link.hash)))
 }
