@@ -43,7 +43,7 @@ impl Warm {
         let holder =
             skep.shell("echo up > up; exec sleep 600").command().spawn().context("start the holder")?;
         wait_for(&skep.ground().workspace().join("up"))?;
-        // The first run makes what is made once: templates, pools, caches.
+        // The first run makes what is made once: a template, a gateway, caches.
         ensure!(skep.run(["true"]).finish()?.code() == 0, "the first run failed");
         // What is made ahead for the next launch is made in the background: two looks must agree.
         let mut before = Snapshot::take(skep.ground(), &kept(&skep))?;
@@ -145,6 +145,21 @@ fn a_hundred_launches_at_once_leave_nothing() -> Outcome {
     for (number, mut launch) in launches.into_iter().enumerate() {
         let status = launch.wait()?;
         ensure!(status.success(), "launch {number}: {status}");
+    }
+    warm.nothing_is_left()
+}
+
+/// Each of them was given an empty sandbox before it was refused.
+#[test]
+fn thirty_refusals_at_once_leave_nothing() -> Outcome {
+    let _turn = turn();
+    let warm = Warm::new()?;
+    let mut refused = Vec::new();
+    for _ in 0..30 {
+        refused.push(warm.skep.run(["no-such-command"]).command().spawn().context("start skep")?);
+    }
+    for (number, mut skep) in refused.into_iter().enumerate() {
+        ensure!(skep.wait()?.code() == Some(127), "run {number} is not refused for its command");
     }
     warm.nothing_is_left()
 }

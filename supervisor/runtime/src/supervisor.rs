@@ -19,11 +19,11 @@ use crate::events::Events;
 use crate::gateway::Gateways;
 use crate::hex::hex;
 use crate::host;
-use crate::keepers::Keepers;
 use crate::places::{PlaceError, Places, sibling};
 use crate::profiles::Shelf;
 use crate::record::Recorder;
 use crate::registry::Registry;
+use crate::reserve::Reserve;
 use crate::template::Templates;
 
 /// How long the processes of a leftover may take to end.
@@ -64,8 +64,8 @@ pub struct Supervisor {
     /// The profiles.
     pub shelf: Shelf,
     /// Empty sandboxes.
-    pub keepers: Arc<Keepers>,
-    /// Prepared roots.
+    pub reserve: Arc<Reserve>,
+    /// Mount namespaces with the shared part of roots.
     pub templates: Templates,
     /// Our programs.
     pub programs_of_ours: Ours,
@@ -134,7 +134,7 @@ impl Supervisor {
             kernel_release: facts.kernel,
             filters,
             shelf: Shelf::new(&places.configuration),
-            keepers: Keepers::new(programs_of_ours.keeper.clone(), Arc::clone(&cgroups)),
+            reserve: Reserve::new(programs_of_ours.keeper.clone(), Arc::clone(&cgroups)),
             templates: Templates::default(),
             stopping: watch::channel(false).0,
             serial: AtomicU64::new(0),
@@ -160,7 +160,7 @@ impl Supervisor {
         while !self.registry.is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        self.keepers.clear().await;
+        self.reserve.clear().await;
         self.events.drained().await;
         // Before the audit is closed: its lock keeps the next daemon from making the same tree meanwhile.
         if let Err(error) = self.cgroups.remove_if_empty() {

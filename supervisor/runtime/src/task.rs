@@ -33,10 +33,10 @@ use crate::audit::{self, Body, Record, Text};
 use crate::caller::variable;
 use crate::gateway::Service;
 use crate::helper::Helper;
-use crate::keepers::{Empty, new_id};
 use crate::prepare::{Place, Prepared, prepare};
 use crate::protocol::{Refusal, Reply, Request, Run, Summary};
 use crate::registry::{Live, Phase};
+use crate::reserve::{Empty, new_id};
 use crate::supervisor::Supervisor;
 
 /// How long each step of a launch may take before it counts as failed. A launch takes milliseconds; a host
@@ -70,14 +70,14 @@ pub async fn run(
             Err(refusal) => client.send(&Reply::Refused(refusal), &[]).await,
         };
     }
-    let empty = match supervisor.keepers.take().await {
+    let empty = match supervisor.reserve.take().await {
         Ok(empty) => empty,
         Err(error) => return client.send(&Reply::Refused(launch("keeper", &error)), &[]).await,
     };
     let prepared = match prepared(&supervisor, peer, request, empty.place()).await {
         Ok(prepared) => prepared,
         Err(refusal) => {
-            supervisor.keepers.give_back(empty);
+            supervisor.reserve.give_back(empty);
             return client.send(&Reply::Refused(refusal), &[]).await;
         }
     };
@@ -206,7 +206,7 @@ impl<'a> Sandbox<'a> {
     async fn live(&mut self, client: &AsyncChannel, streams: Vec<OwnedFd>) -> Reply {
         let begun = Instant::now();
         let launched = self.launch(client, streams).await;
-        self.supervisor.keepers.refill();
+        self.supervisor.reserve.refill();
         let outcome = match launched {
             Ok(()) => self.follow(client).await,
             Err(refusal) => Outcome::Failed(refusal),

@@ -49,7 +49,7 @@ impl Empty {
 
 /// Why an empty sandbox cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum KeeperError {
+pub enum ReserveError {
     /// It has no control group.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -77,8 +77,8 @@ pub enum KeeperError {
     Silent(&'static str),
 }
 
-/// The empty sandboxes.
-pub struct Keepers {
+/// The empty sandboxes that wait.
+pub struct Reserve {
     program: PathBuf,
     cgroups: Arc<Tree>,
     /// `None` when the daemon stops.
@@ -87,21 +87,21 @@ pub struct Keepers {
     refilling: tokio::sync::Mutex<()>,
 }
 
-impl Keepers {
+impl Reserve {
     /// None yet; `program` is skep-keeper.
     #[must_use]
     pub fn new(program: PathBuf, cgroups: Arc<Tree>) -> Arc<Self> {
         let (waiting, refilling) = (Mutex::new(Some(Vec::new())), tokio::sync::Mutex::default());
-        let keepers = Arc::new(Self { program, cgroups, waiting, refilling });
-        keepers.refill();
-        keepers
+        let reserve = Arc::new(Self { program, cgroups, waiting, refilling });
+        reserve.refill();
+        reserve
     }
 
     /// One of those that wait, or a new one.
     ///
     /// # Errors
     /// When none waits and none can be made.
-    pub async fn take(&self) -> Result<Empty, KeeperError> {
+    pub async fn take(&self) -> Result<Empty, ReserveError> {
         loop {
             let Some(mut empty) = self.waiting().as_mut().and_then(Vec::pop) else {
                 return self.make().await;
@@ -114,11 +114,14 @@ impl Keepers {
         }
     }
 
-    /// Takes one back that was not needed.
+    /// Takes one back that was not needed, and ends it if enough wait: one was made for each of those who asked at
+    /// once, and so many would stay.
     pub fn give_back(&self, empty: Empty) {
-        if let Some(waiting) = &mut *self.waiting() {
+        let mut waiting = self.waiting();
+        if let Some(waiting) = waiting.as_mut().filter(|waiting| waiting.len() < WAITING) {
             return waiting.push(empty);
         }
+        drop(waiting);
         end(empty);
     }
 
@@ -128,12 +131,12 @@ impl Keepers {
 
     /// Makes empty sandboxes in the background until enough wait: after a launch, which would be slower for it.
     pub fn refill(self: &Arc<Self>) {
-        let keepers = Arc::clone(self);
+        let reserve = Arc::clone(self);
         tokio::spawn(async move {
-            let _alone = keepers.refilling.lock().await;
-            while keepers.waiting().as_ref().is_some_and(|waiting| waiting.len() < WAITING) {
-                match keepers.make().await {
-                    Ok(empty) => keepers.give_back(empty),
+            let _alone = reserve.refilling.lock().await;
+            while reserve.waiting().as_ref().is_some_and(|waiting| waiting.len() < WAITING) {
+                match reserve.make().await {
+                    Ok(empty) => reserve.give_back(empty),
                     // The launch that needs one tries again and tells its user.
                     Err(error) => return tracing::warn!(%error, "no empty sandbox could be made ahead"),
                 }
@@ -141,7 +144,7 @@ impl Keepers {
         });
     }
 
-    async fn make(&self) -> Result<Empty, KeeperError> {
+    async fn make(&self) -> Result<Empty, ReserveError> {
         let (program, cgroups) = (self.program.clone(), Arc::clone(&self.cgroups));
         let (cgroup, keeper) = blocking(move || {
             let cgroup = cgroups.create(&new_id())?;
@@ -180,22 +183,25 @@ fn end(empty: Empty) {
 }
 
 /// Has a keeper make the namespaces, and puts the network under judgement.
-async fn isolate(cgroup: &SandboxCgroup, keeper: &Helper) -> Result<([OwnedFd; 4], LookupLink), KeeperError> {
+async fn isolate(
+    cgroup: &SandboxCgroup,
+    keeper: &Helper,
+) -> Result<([OwnedFd; 4], LookupLink), ReserveError> {
     let network = Network::OF_A_SANDBOX;
     let request = KeeperRequest::Isolate { sandbox: cgroup.id().to_owned(), network };
     keeper.channel.send(&request, &[cgroup.directory(), cgroup.parent()]).await?;
     let descriptors = match timeout(PATIENCE, keeper.channel.receive()).await {
         Ok(Ok(Some((KeeperEvent::Isolated, descriptors)))) => descriptors,
         Ok(Ok(Some((KeeperEvent::Failed { stage, object, errno }, _)))) => {
-            return Err(KeeperError::Failed { stage, object, errno });
+            return Err(ReserveError::Failed { stage, object, errno });
         }
-        Ok(Ok(Some(_))) => return Err(KeeperError::Silent("answered something else")),
-        Ok(Ok(None)) => return Err(KeeperError::Silent("ended before it was ready")),
+        Ok(Ok(Some(_))) => return Err(ReserveError::Silent("answered something else")),
+        Ok(Ok(None)) => return Err(ReserveError::Silent("ended before it was ready")),
         Ok(Err(error)) => return Err(error.into()),
-        Err(_elapsed) => return Err(KeeperError::Silent("did not become ready in time")),
+        Err(_elapsed) => return Err(ReserveError::Silent("did not become ready in time")),
     };
     let Ok([namespace, sockets @ ..]) = <[OwnedFd; 5]>::try_from(descriptors) else {
-        return Err(KeeperError::Silent("sent other descriptors"));
+        return Err(ReserveError::Silent("sent other descriptors"));
     };
     blocking(move || {
         let [tcp_v4, tcp_v6, ..] = &sockets;
@@ -217,9 +223,9 @@ fn remove(cgroup: &SandboxCgroup) {
 
 /// Runs what would hold the event loop up.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, KeeperError> + Send + 'static,
-) -> Result<T, KeeperError> {
-    spawn_blocking(work).await.unwrap_or(Err(KeeperError::Silent("was not started: skepd is ending")))
+    work: impl FnOnce() -> Result<T, ReserveError> + Send + 'static,
+) -> Result<T, ReserveError> {
+    spawn_blocking(work).await.unwrap_or(Err(ReserveError::Silent("was not started: skepd is ending")))
 }
 
 /// 64 random bits from the standard library's per-process random keys and a counter of its own.
