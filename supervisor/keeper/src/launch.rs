@@ -73,7 +73,7 @@ pub fn next(descriptors: &mut std::vec::IntoIter<OwnedFd>, what: &str) -> Result
 /// # Errors
 /// EPERM when it is not sealed, EPROTO for another version, EBADMSG when it does not decode.
 pub fn read_plan(memory: BorrowedFd<'_>) -> Result<Plan, Failure> {
-    let bytes = memfd::read(memory).at(Stage::Plan)?;
+    let bytes = memfd::read(memory, memfd::MAX_SIZE).at(Stage::Plan)?;
     let plan: Plan = postcard::from_bytes(&bytes)
         .map_err(|error| Failure::new(Stage::Plan, error.to_string(), Errno::EBADMSG))?;
     if plan.version != VERSION {

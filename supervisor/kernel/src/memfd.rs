@@ -14,7 +14,7 @@ const SEALS: SealFlag = SealFlag::F_SEAL_WRITE
     .union(SealFlag::F_SEAL_GROW)
     .union(SealFlag::F_SEAL_SEAL);
 
-/// Most bytes that [`read`] takes.
+/// Most bytes of a plan.
 pub const MAX_SIZE: u64 = 16 * 1024 * 1024;
 
 /// Puts bytes into a memory file that nobody can change any more.
@@ -36,8 +36,8 @@ pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd, SyscallError> {
 /// Reads a memory file from its start, after checking that it is sealed.
 ///
 /// # Errors
-/// EPERM when a seal is missing, EFBIG when it is larger than [`MAX_SIZE`].
-pub fn read(fd: impl AsFd) -> Result<Vec<u8>, SyscallError> {
+/// EPERM when a seal is missing, EFBIG when it is larger than `most` bytes.
+pub fn read(fd: impl AsFd, most: u64) -> Result<Vec<u8>, SyscallError> {
     let seals = fcntl(fd.as_fd(), FcntlArg::F_GET_SEALS)
         .map_err(|errno| SyscallError::from_nix("fcntl", "F_GET_SEALS", errno))?;
     if !SealFlag::from_bits_truncate(seals).contains(SEALS) {
@@ -46,7 +46,7 @@ pub fn read(fd: impl AsFd) -> Result<Vec<u8>, SyscallError> {
     let fail = |error: std::io::Error| SyscallError::from_io("read", "memfd", &error);
     let file = File::from(fd.as_fd().try_clone_to_owned().map_err(fail)?);
     let size = file.metadata().map_err(fail)?.len();
-    if size > MAX_SIZE {
+    if size > most {
         return Err(SyscallError::new("read", "memfd", libc::EFBIG));
     }
     let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
@@ -63,12 +63,13 @@ mod tests {
     fn sealed_bytes_come_back_and_cannot_be_changed() {
         let fd = sealed("test", b"plan").unwrap();
         assert!(nix::unistd::write(&fd, b"x").is_err());
-        assert_eq!(read(fd).unwrap(), b"plan");
+        assert_eq!(read(&fd, 4).unwrap(), b"plan");
+        assert_eq!(read(&fd, 3).unwrap_err().errno, libc::EFBIG);
     }
 
     #[test]
     fn a_file_without_seals_is_refused() {
         let file = tempfile::tempfile().unwrap();
-        assert!(read(&file).is_err());
+        assert!(read(&file, MAX_SIZE).is_err());
     }
 }

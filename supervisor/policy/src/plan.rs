@@ -28,7 +28,7 @@ pub struct Context {
     /// The agent's ids.
     pub agent: Ids,
     /// The caller's ids. Where the agent has others, what the caller owns and the profile grants for writing is
-    /// shown as the agent's; root's agents get that for any owner.
+    /// shown as the agent's, but no other group; root's agents get that for any owner and group.
     pub caller: Ids,
     /// Name of the user the agent works for, shown in passwd and `USER`.
     pub user: String,

@@ -269,6 +269,17 @@ fn with_an_own_uid_what_is_written_is_mapped_and_system_directories_are_not() {
 }
 
 #[test]
+fn the_group_of_what_the_caller_owns_is_not_shown_as_the_agents() {
+    let body = "identity = \"own\"\n[files]\nwrite = [\"${workspace}\"]\n";
+    let tree = Sketch::default().with("/home/u/project", Found::Directory(Ids { gid: 42, ..USER }));
+    let policy = policy_in(body, &Bindings::for_tests(), &tree);
+    let binding = bind(&policy, &host(), &tree, &[]).expect("bound");
+    let agent = Ids { uid: 70_000, gid: 70_000 };
+    let plan = prepare(&policy, &binding, &tree, &Context { agent, ..context() }).expect("planned");
+    assert_eq!(owners(&plan), [("/home/u/project".to_owned(), Some(USER))]);
+}
+
+#[test]
 fn a_workspace_below_tmp_is_bound_into_the_private_tmp() {
     let tree = tree().with("/tmp/x/ws", DIRECTORY);
     let bindings = Bindings { workspace: "/tmp/x/ws".into(), ..Bindings::for_tests() };

@@ -9,7 +9,7 @@ use skep_kernel::seqpacket::ChannelError;
 use tokio::sync::mpsc;
 
 use crate::audit::{Filter, Reader, read};
-use crate::protocol::{Refusal, Reply};
+use crate::protocol::{Refusal, Reply, Request};
 use crate::supervisor::Supervisor;
 
 /// May `peer` see what belongs to `owner`?
@@ -74,7 +74,13 @@ pub async fn audit(
     let (pieces, mut ready) = mpsc::channel(4);
     // Reading blocks; the channel holds it back when the client is slow and ends it when the client is gone.
     let reading = tokio::task::spawn_blocking(move || send_lines(reader, &pieces, follow));
-    while let Some(piece) = ready.recv().await {
+    loop {
+        let piece = tokio::select! {
+            piece = ready.recv() => piece,
+            // It has nothing more to say: whatever comes is its end, and a log may be quiet for days.
+            _end = client.receive::<Request>() => return Ok(()),
+        };
+        let Some(piece) = piece else { break };
         client.send(&Reply::Lines(piece), &[]).await?;
     }
     match reading.await {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
+use skep_kernel::SyscallError;
 use skep_kernel::cgroup::Limits;
 use skep_kernel::listener::Peer;
 use skep_kernel::view;
@@ -21,7 +22,7 @@ use skep_policy::layers::{self, Binding};
 use skep_policy::plan::{self, Context};
 use skep_policy::policy::{Bindings, FileOp, Policy};
 use skep_policy::profile::{Guard, Identity};
-use skep_policy::tree::{Found, walk};
+use skep_policy::tree::{Found, Tree as _, walk};
 
 use crate::audit::{self, Origin, Redactor, Text};
 use crate::caller::{Caller, INIT, own_ids, variable};
@@ -97,11 +98,22 @@ pub fn prepare(
     let command = request.argv.first().ok_or_else(|| Refusal::new("request", "no command", "name one"))?;
     let composed = supervisor.shelf.choose(&request.profile, command)?;
     let effective = &composed.effective;
-    let state = agent_state(supervisor, &caller, &effective.name, &request.workspace)?;
-    let look = || look(supervisor, &caller, request, effective, &state);
-    let seen = view::with_rights_of(caller.ids, look)
-        .map_err(|error| Refusal::new("launch", error.to_string(), "try again"))??;
+    let tree = HostTree::default();
+    let no_rights = |error: SyscallError| Refusal::new("launch", error.to_string(), "try again");
+    // By its real path, and only if it is there: what is kept for it would be made for any number of names.
+    let workspace =
+        view::with_rights_of(caller.ids, || workspace(&tree, &request.workspace)).map_err(no_rights)??;
+    let state = agent_state(supervisor, &caller, &effective.name, &workspace)?;
+    let look = || look(supervisor, &caller, request, effective, Own { tree, workspace, state });
+    let seen = view::with_rights_of(caller.ids, look).map_err(no_rights)??;
     finish(supervisor, request, &caller, seen, Given { place, version: &composed.version, since })
+}
+
+/// What a sandbox has of its own on the host, and what was seen of the host to find it.
+struct Own {
+    tree: HostTree,
+    workspace: PathBuf,
+    state: PathBuf,
 }
 
 /// What the look at the host's files gave.
@@ -117,10 +129,9 @@ fn look(
     caller: &Caller,
     request: &Run,
     effective: &Effective,
-    state: &Path,
+    own: Own,
 ) -> Result<Seen, Refusal> {
-    let tree = HostTree::default();
-    let workspace = workspace(&tree, &request.workspace)?;
+    let Own { tree, workspace, state } = own;
     let home = walk(&tree, &caller.home).real;
     let command = request.argv.first().map(Vec::as_slice).unwrap_or_default();
     let search = variable(&request.environment, "PATH").unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
@@ -129,7 +140,7 @@ fn look(
     let bindings = Bindings {
         program: package(&program, &[&home, &workspace]),
         workspace: workspace.clone(),
-        agent_state: state.to_owned(),
+        agent_state: state,
         home,
         environment: environment(&request.environment),
         reserved: [&supervisor.places.state, &supervisor.places.runtime]
@@ -140,7 +151,7 @@ fn look(
     let policy = Policy::compile(&effective, &bindings, &tree).map_err(|errors| {
         Refusal::new("profile", errors.to_string(), "skep profile check FILE says this too")
     })?;
-    writable(&policy, caller)?;
+    writable(&policy, caller, &tree)?;
     let binding =
         layers::bind(&policy, &supervisor.host, &tree, &request.accept_weaker).map_err(|refusal| {
             let advice = "skep doctor shows what this host enforces; --accept-weaker RULE goes on without";
@@ -310,13 +321,27 @@ fn workspace(tree: &HostTree, path: &Path) -> Result<PathBuf, Refusal> {
 
 /// A workspace that the profile opens for writing must be one the caller can write to: otherwise the agent would
 /// find out, one failed edit after the other.
-fn writable(policy: &Policy, caller: &Caller) -> Result<(), Refusal> {
+fn writable(policy: &Policy, caller: &Caller, tree: &HostTree) -> Result<(), Refusal> {
     let workspace = &policy.bindings.workspace;
     if policy.judge(FileOp::Write, workspace).decision != Decision::Allow {
         return Ok(());
     }
+    let Ids { uid, gid } = caller.ids;
+    // An agent with ids of its own is shown the caller's files as its own, but not a group he may be no member of:
+    // the kernel then refuses every change below.
+    let owner = tree.look(workspace).owner();
+    if policy.identity() == Some(Identity::Own)
+        && !caller.is_root()
+        && let Some(owner) = owner.filter(|owner| owner.uid == uid && owner.gid != gid)
+    {
+        let shown = workspace.display();
+        return Err(Refusal::new(
+            "workspace",
+            format!("the workspace {shown} has the group {}, and {} the group {gid}", owner.gid, caller.name),
+            "chgrp it, or leave `identity = \"own\"` out",
+        ));
+    }
     view::may_change(workspace).map_err(|error| {
-        let Ids { uid, gid } = caller.ids;
         let reason = std::io::Error::from_raw_os_error(error.errno);
         let shown = workspace.display();
         Refusal::new(

@@ -47,6 +47,9 @@ type Installed = Vec<(OsString, u64, u64, (i64, i64))>;
 /// How many different requests are remembered; profiles are few, but commands come from callers.
 const MOST_KNOWN: usize = 64;
 
+/// The longest name of a file.
+const LONGEST_NAME: usize = 255;
+
 impl Shelf {
     /// Profiles in `<configuration>/profiles.d`, then the shipped ones.
     #[must_use]
@@ -87,6 +90,10 @@ impl Shelf {
     pub fn choose(&self, choice: &protocol::Profile, command: &[u8]) -> Result<Arc<Composed>, Refusal> {
         let key = match choice {
             protocol::Profile::Named(name) => (true, name.as_bytes().to_vec()),
+            // No program has such a name, and it is not worth the memory.
+            protocol::Profile::Matching if base_name(command).len() > LONGEST_NAME => {
+                return self.compose(&self.named(shipped::FALLBACK)?);
+            }
             protocol::Profile::Matching => (false, base_name(command).to_vec()),
             protocol::Profile::Text { path, text } => {
                 return self.compose(&parse(&Source::new(path.clone(), text.clone()))?);

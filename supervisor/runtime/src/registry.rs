@@ -172,7 +172,11 @@ impl Registry {
 
     /// Nobody finds the sandbox any more, and its name is free; its cgroup is still there.
     pub fn retire(&self, live: &Live) {
-        self.inner.write().unwrap_or_else(PoisonError::into_inner).by_name.remove(&live.name);
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        // The name may be another's by now.
+        if inner.by_name.get(&live.name).is_some_and(|named| named.id == live.id) {
+            inner.by_name.remove(&live.name);
+        }
     }
 
     /// Nothing is left of a sandbox.
@@ -221,7 +225,57 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use skep_policy::compose::compose;
+    use skep_policy::diagnostics::Source;
+    use skep_policy::policy::Bindings;
+    use skep_policy::profile::Profile;
+    use skep_policy::shipped::Shipped;
+    use skep_policy::tree::Imagined;
+
     use super::*;
+    use crate::audit::{self, Redactor};
+
+    fn named(name: &str, cgroup: u64) -> Arc<Live> {
+        let profile = Profile::parse(&Source::new("p", "schema = 1\nname = \"p\"\n")).unwrap();
+        let policy =
+            Policy::compile(&compose(&profile, &Shipped).unwrap(), &Bindings::for_tests(), &Imagined);
+        let sandbox = audit::Sandbox {
+            id: cgroup.to_string(),
+            name: name.into(),
+            owner: 0,
+            profile: "p".into(),
+            version: String::new(),
+            weaker: None,
+        };
+        Arc::new(Live {
+            id: cgroup.to_string(),
+            name: name.to_owned(),
+            owner: 0,
+            lookup: Ids { uid: 0, gid: 0 },
+            profile: "p".to_owned(),
+            workspace: PathBuf::new(),
+            command: String::new(),
+            cgroup,
+            policy: policy.unwrap(),
+            origin: Arc::new(Origin { sandbox, redactor: Redactor::default() }),
+            binding: Binding::default(),
+            since: Instant::now(),
+            progress: Mutex::default(),
+        })
+    }
+
+    #[test]
+    fn a_sandbox_that_ends_late_does_not_take_its_name_from_the_next() {
+        let registry = Registry::default();
+        let (old, new) = (named("twin", 1), named("twin", 2));
+        assert!(registry.insert(Arc::clone(&old)));
+        assert!(!registry.insert(Arc::clone(&new)));
+        registry.retire(&old);
+        assert!(registry.insert(new));
+        registry.remove(&old);
+        assert_eq!(registry.find("twin").unwrap().id, "2");
+        assert!(registry.of_id("2").is_some() && registry.of_cgroup(1).is_none());
+    }
 
     #[test]
     fn what_a_rule_denies_comes_before_connections_and_what_was_only_not_granted() {

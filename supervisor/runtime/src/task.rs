@@ -46,6 +46,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A wall-clock limit for those who have none: tokio's own longest sleep is of this order.
 const FOREVER: Duration = Duration::from_secs(86_400 * 365);
 
+/// How long a client may leave unread what a sandbox waits to have told.
+const READING: Duration = Duration::from_secs(5);
+
+/// The largest request: a profile, and more arguments than the kernel takes. Decoded it may be 24 times as large.
+const LARGEST: u64 = 4 << 20;
+
 /// How many denials a summary names.
 const DENIALS_SHOWN: usize = 5;
 
@@ -93,9 +99,18 @@ pub async fn run(
         Err(refusal) => return client.send(&Reply::Refused(refusal), &[]).await,
     };
     let reply = sandbox.live(&client, streams).await;
-    let sent = client.send(&reply, &[]).await;
+    let sent = tell(&client, &reply, &[]).await;
     sandbox.remove();
     sent
+}
+
+/// Tells a client of its sandbox. One that does not read must not hold the sandbox up: nobody follows it meanwhile.
+async fn tell(
+    client: &AsyncChannel,
+    reply: &Reply,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), ChannelError> {
+    timeout(READING, client.send(reply, descriptors)).await.unwrap_or(Err(ChannelError::WouldBlock))
 }
 
 async fn prepared(
@@ -115,7 +130,7 @@ fn decode(mut descriptors: Vec<OwnedFd>) -> Result<(Run, Vec<OwnedFd>), Refusal>
         return Err(malformed("no body"));
     }
     let streams = descriptors.split_off(1);
-    let body = memfd::read(descriptors.remove(0)).map_err(|error| malformed(&error.to_string()))?;
+    let body = memfd::read(descriptors.remove(0), LARGEST).map_err(|error| malformed(&error.to_string()))?;
     let request: Run = postcard::from_bytes(&body).map_err(|error| malformed(&error.to_string()))?;
     let expected = if request.window.is_some() || request.plan_only { 0 } else { 3 };
     if !request.plan_only && streams.len() != expected {
@@ -241,8 +256,7 @@ impl<'a> Sandbox<'a> {
         }
         let reply = Reply::Started { id: self.live.id.clone(), name: self.live.name.clone(), pid };
         let descriptors: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
-        client
-            .send(&reply, &descriptors)
+        tell(client, &reply, &descriptors)
             .await
             .map_err(|_gone| Refusal::new("client", "the client is gone", ""))
     }

@@ -74,12 +74,17 @@ fn point(policy: &Policy, binding: &Binding, context: &Context, grant: &Grant) -
     let write = policy.grants_allow(FileOp::Write, at) && !held(Holding::ReadOnly);
     // An agent with the caller's own ids never needs this, and would gain by it what the caller may only use.
     let own = context.agent != context.caller && grant.written.kind == Granting::Write;
-    let mapped = |owner: &Ids| own && (context.caller.uid == 0 || owner.uid == context.caller.uid);
+    // The group too must be the caller's: what he owns may have one that he is no member of.
+    let mapped = |owner: Ids| match context.caller {
+        _ if !own => None,
+        Ids { uid: 0, .. } => Some(owner),
+        caller => (owner.uid == caller.uid).then_some(caller),
+    };
     Some(Point {
         kind,
         write,
         exec: may_execute(policy, at),
-        owner_as_agent: grant.owner.filter(mapped),
+        owner_as_agent: grant.owner.and_then(mapped),
         private: is_private(grant),
     })
 }
