@@ -82,6 +82,21 @@ fn text(file: &mut File) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// Waits until something is so, looking every few milliseconds.
+///
+/// # Errors
+/// It is not so by the deadline, or looking failed.
+pub fn until(deadline: Duration, mut is_so: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let end = Instant::now() + deadline;
+    while !is_so()? {
+        if Instant::now() >= end {
+            bail!("waited for it {deadline:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
 /// Kills a process and everything that descends from it, by process id.
 ///
 /// # Errors

@@ -45,16 +45,12 @@ impl Open {
         let skep = Skep::new()?;
         let holder = skep.shell("echo up > up; exec sleep 600").command().spawn()?;
         let open = Self { skep, holder };
-        for _ in 0..400 {
-            if open.skep.ground().workspace().join("up").exists() {
-                let socket = open.skep.runtime().join("skepd.sock");
-                chown(&socket, None, Some(NOBODY))?;
-                fs::set_permissions(&socket, fs::Permissions::from_mode(0o660))?;
-                return Ok(open);
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        anyhow::bail!("the holder did not start")
+        let up = open.skep.ground().workspace().join("up");
+        process::until(PATIENCE, || Ok(up.exists())).context("the holder did not start")?;
+        let socket = open.skep.runtime().join("skepd.sock");
+        chown(&socket, None, Some(NOBODY))?;
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o660))?;
+        Ok(open)
     }
 }
 

@@ -1,22 +1,41 @@
-//! The client socket: one task per connection, one request per connection.
+//! The client socket: one thread per connection, one request per connection.
+//!
+//! A client sends descriptors, and it chooses how long each takes to close: a TCP socket lingers for as long as its
+//! peer does not read, a file of a FUSE file system for as long as its server does not answer. The kernel closes
+//! those of messages nobody read together with the connection, on the thread that does it. So a connection has a
+//! thread of its own, and whoever holds that up waits for himself. A sandbox is followed by a task elsewhere, which
+//! closes nothing of its client's.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use skep_kernel::SyscallError;
 use skep_kernel::channel::{AsyncChannel, register};
 use skep_kernel::listener::{Listener, Peer};
-use skep_kernel::seqpacket::ChannelError;
-use tokio::sync::Notify;
+use skep_kernel::seqpacket::{Channel, ChannelError};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
 
 use crate::protocol::{Refusal, Reply, Request, VERSION};
 use crate::supervisor::Supervisor;
 use crate::{inquiry, task};
 
-/// Connections one daemon serves at once; more are refused, so that no client can exhaust its descriptors.
-const MOST_CONNECTIONS: usize = 512;
+/// Connections one daemon serves users at once; more are refused, so that no client can exhaust its descriptors.
+/// Root has no bound: it must be able to see what happens.
+const MOST_CONNECTIONS: usize = 1024;
+
+/// Connections of one user.
+const MOST_OF_ONE: usize = 256;
+
+/// Threads skepd needs at most at once: those of connections, those that close refused ones, and as many again for
+/// what connections wait for.
+pub const THREADS: usize = 4 * MOST_CONNECTIONS;
+
+/// Signals of a client that wait to be passed on.
+const SIGNALS: usize = 32;
 
 /// How long a client may take to say which version it speaks and what it wants.
 const HELLO: Duration = Duration::from_secs(5);
@@ -64,31 +83,40 @@ pub async fn serve(
     }
 }
 
-fn admit(
-    supervisor: &Arc<Supervisor>,
-    open: &Arc<Connections>,
-    channel: skep_kernel::seqpacket::Channel,
-    peer: Peer,
-) {
-    let Some(guard) = open.enter() else {
-        tracing::warn!(uid = peer.uid, "too many connections, one refused");
-        return;
-    };
-    let supervisor = Arc::clone(supervisor);
-    tokio::spawn(async move {
-        let _guard = guard;
-        if let Err(error) = converse(supervisor, channel, peer).await {
-            tracing::debug!(uid = peer.uid, %error, "connection ended");
+fn admit(supervisor: &Arc<Supervisor>, open: &Arc<Connections>, channel: Channel, peer: Peer) {
+    match open.enter(peer.uid) {
+        Ok(entered) => {
+            let supervisor = Arc::clone(supervisor);
+            on_own_thread(entered, move || Handle::current().block_on(converse(supervisor, channel, peer)));
         }
+        Err(Full::ToServe(entered)) => {
+            tracing::warn!(uid = peer.uid, "too many connections, one refused");
+            on_own_thread(entered, || {
+                drop(channel);
+                Ok(())
+            });
+        }
+        Err(Full::ToClose) => {
+            tracing::error!(uid = peer.uid, "connections do not close; one more is never closed");
+            std::mem::forget(channel);
+        }
+    }
+}
+
+/// Does what may take for as long as a client likes. The connection counts until that is over.
+fn on_own_thread(entered: Entered, work: impl FnOnce() -> Result<(), ChannelError> + Send + 'static) {
+    let uid = entered.uid;
+    // Nobody waits for it.
+    let _detached = tokio::task::spawn_blocking(move || {
+        if let Err(error) = work() {
+            tracing::debug!(uid, %error, "connection ended");
+        }
+        drop(entered);
     });
 }
 
 /// One connection: version, request, answers.
-async fn converse(
-    supervisor: Arc<Supervisor>,
-    channel: skep_kernel::seqpacket::Channel,
-    peer: Peer,
-) -> Result<(), ChannelError> {
+async fn converse(supervisor: Arc<Supervisor>, channel: Channel, peer: Peer) -> Result<(), ChannelError> {
     let client = AsyncChannel::new(channel)?;
     let Some((Request::Hello { version }, _)) = in_time(&client).await? else { return Ok(()) };
     client.send(&Reply::Welcome { version: VERSION }, &[]).await?;
@@ -97,7 +125,7 @@ async fn converse(
     }
     match in_time(&client).await? {
         None | Some((Request::Hello { .. } | Request::Signal(_), _)) => Ok(()),
-        Some((Request::Run, descriptors)) => task::run(supervisor, client, peer, descriptors).await,
+        Some((Request::Run, descriptors)) => run(supervisor, client, peer, descriptors).await,
         Some((Request::List, _)) => inquiry::list(&supervisor, &client, peer).await,
         Some((Request::Status { sandbox }, _)) => inquiry::status(&supervisor, &client, peer, &sandbox).await,
         Some((Request::Audit { filter, follow }, _)) => {
@@ -106,9 +134,42 @@ async fn converse(
     }
 }
 
-async fn in_time(
-    client: &AsyncChannel,
-) -> Result<Option<(Request, Vec<std::os::fd::OwnedFd>)>, ChannelError> {
+/// Starts a sandbox and passes its client's signals on until it has ended.
+async fn run(
+    supervisor: Arc<Supervisor>,
+    client: AsyncChannel,
+    peer: Peer,
+    descriptors: Vec<OwnedFd>,
+) -> Result<(), ChannelError> {
+    let (request, streams) = match task::decode(descriptors) {
+        Ok(request) => request,
+        Err(refusal) => return client.send(&Reply::Refused(refusal), &[]).await,
+    };
+    // What the client sent is closed here, on this thread, after the sandbox's task has let go of it.
+    let (client, streams) = (Arc::new(client), Arc::new(streams));
+    let (signals, heard) = mpsc::channel(SIGNALS);
+    let mut attached = Some(signals);
+    let task = task::run(supervisor, Arc::clone(&client), peer, request, Arc::clone(&streams), heard);
+    let mut sandbox = tokio::spawn(task);
+    loop {
+        tokio::select! {
+            ended = &mut sandbox => return ended.unwrap_or_else(|panicked| {
+                tracing::error!(%panicked, "a sandbox's task failed");
+                Ok(())
+            }),
+            request = client.receive(), if attached.is_some() => match request {
+                // A sandbox that is flooded with signals misses some, as with any process.
+                Ok(Some((Request::Signal(number), _))) => {
+                    let _missed = attached.as_ref().map(|signals| signals.try_send(number));
+                }
+                // It left, or speaks out of turn: so its agent ends, as with a terminal that is closed.
+                _ => attached = None,
+            },
+        }
+    }
+}
+
+async fn in_time(client: &AsyncChannel) -> Result<Option<(Request, Vec<OwnedFd>)>, ChannelError> {
     match tokio::time::timeout(HELLO, client.receive()).await {
         Ok(request) => request,
         Err(_elapsed) => {
@@ -122,16 +183,67 @@ async fn in_time(
 /// Counts open connections and knows since when there is none.
 #[derive(Debug, Default)]
 struct Connections {
-    open: AtomicUsize,
+    open: Mutex<Open>,
     changed: Notify,
 }
 
+/// How many connections there are, and of whom; root's are counted with the others and bounded by none.
+#[derive(Debug, Default)]
+struct Open {
+    total: usize,
+    of: HashMap<u32, usize>,
+}
+
+impl Open {
+    /// Is there room for one more of this user's, if `factor` times the bounds count?
+    fn has_room(&self, uid: u32, factor: usize) -> bool {
+        let of_one = self.of.get(&uid).copied().unwrap_or(0);
+        uid == 0 || (self.total < factor * MOST_CONNECTIONS && of_one < factor * MOST_OF_ONE)
+    }
+
+    fn add(&mut self, uid: u32) {
+        self.total += 1;
+        *self.of.entry(uid).or_default() += 1;
+    }
+
+    fn remove(&mut self, uid: u32) {
+        self.total -= 1;
+        if let Some(of_one) = self.of.get_mut(&uid) {
+            *of_one -= 1;
+            if *of_one == 0 {
+                self.of.remove(&uid);
+            }
+        }
+    }
+}
+
+/// Why a connection is not served.
+#[derive(Debug)]
+enum Full {
+    /// There are too many; it counts until it is closed.
+    ToServe(Entered),
+    /// As many again are being closed and do not come to an end.
+    ToClose,
+}
+
 impl Connections {
-    fn enter(self: &Arc<Self>) -> Option<Entered> {
-        let entered = Entered(Arc::clone(self));
-        let before = self.open.fetch_add(1, Ordering::SeqCst);
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(self: &Arc<Self>, uid: u32) -> Result<Entered, Full> {
+        let is_served = {
+            let mut open = self.open();
+            if !open.has_room(uid, 2) {
+                return Err(Full::ToClose);
+            }
+            let is_served = open.has_room(uid, 1);
+            open.add(uid);
+            is_served
+        };
         self.changed.notify_waiters();
-        (before < MOST_CONNECTIONS).then_some(entered)
+        let entered = Entered { connections: Arc::clone(self), uid };
+        if is_served { Ok(entered) } else { Err(Full::ToServe(entered)) }
     }
 
     /// Resolves when a transient daemon has had no connection for its time.
@@ -139,17 +251,17 @@ impl Connections {
         let Life::Transient(patience) = life else { return std::future::pending().await };
         loop {
             let changed = self.changed.notified();
-            if self.open.load(Ordering::SeqCst) == 0 {
-                tokio::select! {
-                    () = sleep_until(Instant::now() + patience) => {
-                        if self.open.load(Ordering::SeqCst) == 0 {
-                            return;
-                        }
-                    }
-                    () = changed => {}
-                }
-            } else {
+            if self.open().total > 0 {
                 changed.await;
+                continue;
+            }
+            tokio::select! {
+                () = sleep_until(Instant::now() + patience) => {
+                    if self.open().total == 0 {
+                        return;
+                    }
+                }
+                () = changed => {}
             }
         }
     }
@@ -157,11 +269,67 @@ impl Connections {
 
 /// One open connection.
 #[derive(Debug)]
-struct Entered(Arc<Connections>);
+struct Entered {
+    connections: Arc<Connections>,
+    uid: u32,
+}
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::SeqCst);
-        self.0.changed.notify_waiters();
+        self.connections.open().remove(self.uid);
+        self.connections.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: u32 = 1000;
+
+    /// Enters until nothing is served, and says how often it was.
+    fn fill(connections: &Arc<Connections>, uid: u32, held: &mut Vec<Entered>) -> usize {
+        let before = held.len();
+        for _ in 0..2 * MOST_CONNECTIONS {
+            match connections.enter(uid) {
+                Ok(entered) => held.push(entered),
+                Err(_full) => break,
+            }
+        }
+        held.len() - before
+    }
+
+    #[test]
+    fn one_user_leaves_room_for_others_and_all_of_them_for_root() {
+        let (connections, mut held) = (Arc::new(Connections::default()), Vec::new());
+        assert_eq!(fill(&connections, USER, &mut held), MOST_OF_ONE);
+        for user in 1..MOST_CONNECTIONS / MOST_OF_ONE {
+            let uid = USER + u32::try_from(user).unwrap();
+            assert_eq!(fill(&connections, uid, &mut held), MOST_OF_ONE);
+        }
+        assert_eq!(fill(&connections, 7, &mut held), 0);
+        assert!(connections.enter(0).is_ok());
+    }
+
+    #[test]
+    fn who_left_makes_room_and_nothing_stays() {
+        let (connections, mut held) = (Arc::new(Connections::default()), Vec::new());
+        fill(&connections, USER, &mut held);
+        held.pop();
+        assert!(connections.enter(USER).is_ok());
+        held.clear();
+        assert!(connections.open().total == 0 && connections.open().of.is_empty());
+    }
+
+    #[test]
+    fn refused_connections_count_until_they_are_closed() {
+        let (connections, mut held) = (Arc::new(Connections::default()), Vec::new());
+        fill(&connections, USER, &mut held);
+        let mut refused = Vec::new();
+        while let Err(Full::ToServe(entered)) = connections.enter(USER) {
+            refused.push(entered);
+        }
+        assert_eq!(refused.len(), MOST_OF_ONE);
+        assert!(matches!(connections.enter(USER), Err(Full::ToClose)));
     }
 }

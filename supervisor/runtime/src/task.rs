@@ -26,7 +26,7 @@ use skep_kernel::seqpacket::ChannelError;
 use skep_policy::launch::{
     Ending, KeeperEvent, KeeperRequest, Network, Plan, RootOp, SANDBOX_NAME, Stage, is_sandbox_name,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use crate::audit::{self, Body, Record, Text};
@@ -34,7 +34,7 @@ use crate::caller::variable;
 use crate::gateway::Service;
 use crate::helper::Helper;
 use crate::prepare::{Place, Prepared, prepare};
-use crate::protocol::{Refusal, Reply, Request, Run, Summary};
+use crate::protocol::{Refusal, Reply, Run, Summary};
 use crate::registry::{Live, Phase};
 use crate::reserve::{Empty, new_id};
 use crate::supervisor::Supervisor;
@@ -55,20 +55,19 @@ const LARGEST: u64 = 4 << 20;
 /// How many denials a summary names.
 const DENIALS_SHOWN: usize = 5;
 
-/// Serves one run request to its end.
+/// Serves one run request to its end. `streams` are the client's, for the agent; `signals` are passed on to it, and
+/// their end is the client's.
 ///
 /// # Errors
 /// When the client is gone; the sandbox is cleared away all the same.
 pub async fn run(
     supervisor: Arc<Supervisor>,
-    client: AsyncChannel,
+    client: Arc<AsyncChannel>,
     peer: Peer,
-    descriptors: Vec<OwnedFd>,
+    request: Run,
+    streams: Arc<Vec<OwnedFd>>,
+    signals: mpsc::Receiver<i32>,
 ) -> Result<(), ChannelError> {
-    let (request, streams) = match decode(descriptors) {
-        Ok(request) => request,
-        Err(refusal) => return client.send(&Reply::Refused(refusal), &[]).await,
-    };
     if request.plan_only {
         let place = Place { id: new_id(), cgroup: 0 };
         return match prepared(&supervisor, peer, request, place).await {
@@ -98,7 +97,7 @@ pub async fn run(
         Ok(sandbox) => sandbox,
         Err(refusal) => return client.send(&Reply::Refused(refusal), &[]).await,
     };
-    let reply = sandbox.live(&client, streams).await;
+    let reply = sandbox.live(&client, &streams, signals).await;
     let sent = tell(&client, &reply, &[]).await;
     sandbox.remove();
     sent
@@ -124,7 +123,11 @@ async fn prepared(
     prepared.unwrap_or_else(|_panicked| Err(internal("preparing")))
 }
 
-fn decode(mut descriptors: Vec<OwnedFd>) -> Result<(Run, Vec<OwnedFd>), Refusal> {
+/// The request and the streams behind it. What is read is a file of the client's choice, so this may block.
+///
+/// # Errors
+/// When it is not what a client of ours sends.
+pub fn decode(mut descriptors: Vec<OwnedFd>) -> Result<(Run, Vec<OwnedFd>), Refusal> {
     let malformed = |why: &str| Refusal::new("request", format!("the request is malformed: {why}"), "");
     if descriptors.is_empty() {
         return Err(malformed("no body"));
@@ -218,12 +221,17 @@ impl<'a> Sandbox<'a> {
     }
 
     /// Launches, follows and clears away; the reply tells the client how it went.
-    async fn live(&mut self, client: &AsyncChannel, streams: Vec<OwnedFd>) -> Reply {
+    async fn live(
+        &mut self,
+        client: &AsyncChannel,
+        streams: &[OwnedFd],
+        signals: mpsc::Receiver<i32>,
+    ) -> Reply {
         let begun = Instant::now();
         let launched = self.launch(client, streams).await;
         self.supervisor.reserve.refill();
         let outcome = match launched {
-            Ok(()) => self.follow(client).await,
+            Ok(()) => self.follow(signals).await,
             Err(refusal) => Outcome::Failed(refusal),
         };
         self.live.progress().phase = Phase::Ending;
@@ -234,7 +242,7 @@ impl<'a> Sandbox<'a> {
         }
     }
 
-    async fn launch(&mut self, client: &AsyncChannel, streams: Vec<OwnedFd>) -> Result<(), Refusal> {
+    async fn launch(&mut self, client: &AsyncChannel, streams: &[OwnedFd]) -> Result<(), Refusal> {
         self.write(Body::Start(self.start.clone()))?;
         self.start_keeper(streams).await?;
         let service = self.service.take().ok_or_else(|| internal("gateway"))?;
@@ -262,7 +270,7 @@ impl<'a> Sandbox<'a> {
     }
 
     /// Gives the plan to the keeper.
-    async fn start_keeper(&mut self, streams: Vec<OwnedFd>) -> Result<(), Refusal> {
+    async fn start_keeper(&mut self, streams: &[OwnedFd]) -> Result<(), Refusal> {
         let template = self.supervisor.templates.of(self.supervisor, &self.plan).await?;
         self.plan.template.retain(RootOp::is_put_off);
         let plan = postcard::to_stdvec(&self.plan).map_err(|_unencodable| internal("plan"))?;
@@ -273,7 +281,7 @@ impl<'a> Sandbox<'a> {
     }
 
     /// Follows the running agent until nothing of it is left.
-    async fn follow(&mut self, client: &AsyncChannel) -> Outcome {
+    async fn follow(&mut self, mut signals: mpsc::Receiver<i32>) -> Outcome {
         let mut broken = self.supervisor.recorder.broken();
         let mut stopping = self.supervisor.stopping();
         let over = self.wall_clock.unwrap_or(FOREVER);
@@ -284,7 +292,7 @@ impl<'a> Sandbox<'a> {
         loop {
             let happened = tokio::select! {
                 event = self.keeper.channel.receive() => Happened::Keeper(event),
-                request = client.receive(), if attached => Happened::Client(request),
+                signal = signals.recv(), if attached => Happened::Client(signal),
                 () = becomes_true(&mut broken), if ending.is_none() => Happened::Over(Ending::Signal(9)),
                 () = becomes_true(&mut stopping), if ending.is_none() => Happened::Over(Ending::Signal(15)),
                 () = &mut wall_clock, if ending.is_none() => Happened::Over(Ending::Signal(9)),
@@ -301,9 +309,9 @@ impl<'a> Sandbox<'a> {
                 Happened::Keeper(Ok(None) | Err(_)) => {
                     return ending.map_or_else(keeper_died, Outcome::Ended);
                 }
-                Happened::Client(Ok(Some((Request::Signal(number), _)))) => self.signal(number).await,
+                Happened::Client(Some(number)) => self.signal(number).await,
                 // The client left: so does its agent, as with a terminal that is closed.
-                Happened::Client(_) => {
+                Happened::Client(None) => {
                     attached = false;
                     self.kill();
                 }
@@ -457,8 +465,8 @@ impl<'a> Sandbox<'a> {
 enum Happened {
     /// The keeper said something, or ended.
     Keeper(Result<Option<(KeeperEvent, Vec<OwnedFd>)>, ChannelError>),
-    /// The client said something, or left.
-    Client(Result<Option<(Request, Vec<OwnedFd>)>, ChannelError>),
+    /// The client sent a signal, or left.
+    Client(Option<i32>),
     /// The sandbox must end.
     Over(Ending),
 }

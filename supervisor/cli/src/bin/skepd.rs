@@ -13,7 +13,7 @@ use skep_kernel::listener::Listener;
 use skep_kernel::process::{Close, close_from};
 use skep_runtime::audit::AuditError;
 use skep_runtime::places::Places;
-use skep_runtime::server::{Life, serve};
+use skep_runtime::server::{Life, THREADS, serve};
 use skep_runtime::supervisor::{StartError, Supervisor};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -67,8 +67,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         // A process that leads its group already cannot; then it has no terminal to leave either.
         let _leader_already = setsid();
     }
-    let workers = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    workers.block_on(live(arguments))
+    let workers = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(THREADS)
+        .enable_all()
+        .build()?;
+    let lived = workers.block_on(live(arguments));
+    // A connection may be held up by its client for ever; the daemon's end is no business of his.
+    workers.shutdown_background();
+    lived
 }
 
 async fn live(arguments: &Arguments) -> anyhow::Result<()> {

@@ -1,0 +1,164 @@
+//! Clients that mean harm. What one of them does, no other may notice.
+
+use std::io::{ErrorKind, IoSlice, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, setsockopt,
+    socket, sockopt,
+};
+use skep_tests::Outcome;
+use skep_tests::process;
+use skep_tests::skep::Skep;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Longer than any test takes: what waits for it waits for ever.
+const LINGER_SECONDS: i32 = 3600;
+
+/// More than skepd has worker threads on any machine the tests run on.
+const CLIENTS: usize = 40;
+
+/// Sockets whose close does not return before their peers are gone.
+struct Lingering {
+    /// They read nothing. Closed with bytes unread they reset their connections, and that ends the lingering.
+    peers: Vec<TcpStream>,
+}
+
+impl Lingering {
+    fn new(count: usize) -> anyhow::Result<(Self, Vec<TcpStream>)> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let (mut peers, mut sockets) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let mut socket = TcpStream::connect(listener.local_addr()?)?;
+            peers.push(listener.accept()?.0);
+            let linger = libc::linger { l_onoff: 1, l_linger: LINGER_SECONDS };
+            setsockopt(&socket, sockopt::Linger, &linger)?;
+            socket.set_nonblocking(true)?;
+            let full = loop {
+                match socket.write(&[0; 1 << 16]) {
+                    Ok(_written) => {}
+                    Err(error) => break error,
+                }
+            };
+            ensure!(full.kind() == ErrorKind::WouldBlock, "filling a socket: {full}");
+            sockets.push(socket);
+        }
+        Ok((Self { peers }, sockets))
+    }
+}
+
+/// A skepd that lives as long as a sandbox of its own does.
+struct Service {
+    skep: Skep,
+    holder: Child,
+}
+
+impl Service {
+    fn new() -> anyhow::Result<Self> {
+        let skep = Skep::new()?;
+        let holder = skep.shell("echo up > up; exec sleep 600").command().stdout(Stdio::null()).spawn()?;
+        let service = Self { skep, holder };
+        let up = service.skep.ground().workspace().join("up");
+        process::until(PATIENCE, || Ok(up.exists()))?;
+        Ok(service)
+    }
+
+    /// Sends each socket on a connection of its own. The connections are the clients'.
+    fn send(&self, sockets: Vec<TcpStream>) -> anyhow::Result<Vec<OwnedFd>> {
+        let daemon = self.daemon()?;
+        // Stopped until our copies are closed: whoever closes the last one waits, and that shall be skepd.
+        process::send(daemon, "STOP")?;
+        let send = |socket: &TcpStream| {
+            let client = connection_to(&self.skep)?;
+            let descriptors = [socket.as_raw_fd()];
+            let rights = [ControlMessage::ScmRights(&descriptors)];
+            let message = [IoSlice::new(b"hello")];
+            sendmsg::<UnixAddr>(client.as_raw_fd(), &message, &rights, MsgFlags::empty(), None)?;
+            Ok(client)
+        };
+        let clients = sockets.iter().map(send).collect();
+        drop(sockets);
+        process::send(daemon, "CONT")?;
+        clients
+    }
+
+    fn daemon(&self) -> anyhow::Result<u32> {
+        self.skep.processes_named("skepd")?.first().copied().context("there is no skepd")
+    }
+
+    /// Somebody else's question is answered, and somebody else's sandbox runs.
+    fn serves_others(&self) -> Outcome {
+        let listed = process::run(&mut self.skep.command(["ls"]), PATIENCE)?;
+        ensure!(listed.code() == 0, "skep ls: {}", listed.stderr);
+        let ran = self.skep.shell("echo alive").finish()?;
+        ensure!(
+            ran.code() == 0 && ran.finished.stdout.contains("alive"),
+            "skep run: {}",
+            ran.finished.stderr
+        );
+        Ok(())
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // A skep that is gone already is what this is for.
+        let _ = process::kill_tree(self.holder.id());
+        let _ = self.holder.wait();
+    }
+}
+
+fn connection_to(skep: &Skep) -> anyhow::Result<OwnedFd> {
+    let client = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+    let address = UnixAddr::new(&skep.runtime().join("skepd.sock"))?;
+    connect(client.as_raw_fd(), &address).context("skepd's socket")?;
+    Ok(client)
+}
+
+/// Closes on a thread of its own, and tells when that is over.
+fn close_aside(socket: TcpStream) -> Receiver<()> {
+    let (closed, is_closed) = channel();
+    thread::spawn(move || {
+        drop(socket);
+        // Whoever asked may have given up.
+        let _gone = closed.send(());
+    });
+    is_closed
+}
+
+#[test]
+fn sockets_that_do_not_close_hold_nobody_up() -> Outcome {
+    let service = Service::new()?;
+    let (lingering, mut sockets) = Lingering::new(CLIENTS + 1)?;
+    // Such a socket does hold up whoever closes it.
+    let control = close_aside(sockets.pop().context("no socket")?);
+    ensure!(control.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout), "it closed");
+    let mut clients = service.send(sockets)?;
+    service.serves_others()?;
+    // Half of the clients leave, and what they sent is closed with their connections if it was not before.
+    clients.truncate(CLIENTS / 2);
+    service.serves_others()?;
+    ensure!(control.try_recv().is_err(), "the sockets did not linger all the time");
+    drop(lingering);
+    control.recv_timeout(PATIENCE)?;
+    service.serves_others()
+}
+
+#[test]
+fn a_daemon_ends_although_clients_hold_threads_of_it() -> Outcome {
+    let service = Service::new()?;
+    let (lingering, sockets) = Lingering::new(4)?;
+    drop(service.send(sockets)?);
+    service.serves_others()?;
+    process::send(service.daemon()?, "TERM")?;
+    process::until(PATIENCE, || Ok(service.skep.processes_named("skepd")?.is_empty()))?;
+    ensure!(lingering.peers.len() == 4, "they lingered to the end");
+    Ok(())
+}
