@@ -123,6 +123,38 @@ fn the_agent_is_not_root_and_its_files_belong_to_the_workspaces_owner() -> Outco
 }
 
 #[test]
+fn the_closing_lines_do_not_follow_an_unfinished_line() -> Outcome {
+    let skep = Skep::new()?;
+    let piped = skep.shell("printf unfinished >&2").finish()?;
+    ensure!(piped.finished.stderr.contains("unfinished\nskep: "), "{piped:?}");
+    let interrupted = in_terminal(
+        &skep,
+        "touch ready; exec sleep 60",
+        "until test -e ready; do sleep 0.1; done; printf '\\3'",
+    )?;
+    ensure!(interrupted.stdout.contains("^C\r\nskep: "), "{interrupted:?}");
+    let finished = in_terminal(&skep, "echo finished", "")?;
+    ensure!(finished.stdout.contains("finished\r\nskep: "), "{finished:?}");
+    Ok(())
+}
+
+/// Runs a script in a sandbox in a terminal, in which another script types.
+fn in_terminal(skep: &Skep, script: &str, typing: &str) -> anyhow::Result<process::Finished> {
+    let sandboxed = skep.shell(script).command();
+    let mut command = Command::new("/bin/bash");
+    let outer =
+        "printf -v line '%q ' \"${@:2}\"; eval \"$1\" | SHELL=/bin/bash script -qec \"$line\" /dev/null";
+    command
+        .args(["-c", outer, "bash", typing])
+        .arg(sandboxed.get_program())
+        .args(sandboxed.get_args())
+        .env_clear();
+    command.envs(sandboxed.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(skep.ground().workspace());
+    process::run(&mut command, PATIENCE)
+}
+
+#[test]
 fn a_terminal_has_its_size_and_is_the_agents_own() -> Outcome {
     let skep = Skep::new()?;
     let sandboxed = skep.shell("tty; stty size; test -t 0 -a -t 1 && echo terminal").command();

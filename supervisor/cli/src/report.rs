@@ -47,6 +47,11 @@ pub fn started(id: &str, name: &str, pid: u32, json: bool) {
     }
 }
 
+/// Ends a line that the agent has left unfinished.
+pub fn next_line() {
+    say("");
+}
+
 /// The two lines at the end of a run.
 pub fn ended(name: &str, summary: &Summary, json: bool) {
     if json {

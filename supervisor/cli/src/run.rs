@@ -1,7 +1,7 @@
 //! `skep run`: ask for a sandbox, carry its streams, pass signals on, end with its status.
 
 use std::fs;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use skep_runtime::protocol::{Profile, Refusal, Reply, Request, Run, exit_code};
 use crate::client::{Client, ClientError};
 use crate::origin::Origin;
 use crate::report;
-use crate::streams::{Carriers, Pipes, RawMode, carry_pty, is_interactive};
+use crate::streams::{Carriers, Line, Pipes, RawMode, carry_pty, is_interactive};
 
 /// What the command line said.
 #[derive(Clone, Debug)]
@@ -162,8 +162,13 @@ fn follow(
             }
             (Reply::Ended(summary), _) => {
                 drop(master);
-                carriers.finish();
+                let line = carriers.finish();
+                // What came from the pty went to standard output: ours may be a file.
+                let is_shared = raw.is_none() || io::stderr().is_terminal();
                 drop(raw);
+                if line == Line::Within && is_shared {
+                    report::next_line();
+                }
                 report::ended(&own_name, &summary, json);
                 return Ok(exit_code(summary.ending));
             }

@@ -17,7 +17,17 @@ use nix::unistd::pipe2;
 #[derive(Debug, Default)]
 pub struct Carriers {
     /// Threads that end when the agent's side closes.
-    output: Vec<JoinHandle<()>>,
+    output: Vec<JoinHandle<Line>>,
+}
+
+/// Where on a line what was written ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Line {
+    /// At its beginning.
+    #[default]
+    Begun,
+    /// In it: whatever follows would stand behind it.
+    Within,
 }
 
 /// The ends of three pipes: ours, and the agent's in the order 0, 1, 2.
@@ -49,9 +59,8 @@ impl Pipes {
     pub fn carry(self) -> Carriers {
         drop(self.agent);
         carry(io::stdin(), File::from(self.input));
-        let output =
-            vec![carry(File::from(self.output), io::stdout()), carry(File::from(self.error), io::stderr())];
-        Carriers { output }
+        let output = carry(File::from(self.output), io::stdout());
+        Carriers { output: vec![output, carry(File::from(self.error), io::stderr())] }
     }
 }
 
@@ -66,32 +75,83 @@ pub fn carry_pty(master: OwnedFd) -> io::Result<Carriers> {
 
 impl Carriers {
     /// Waits until everything the agent wrote has been written out. Called when nothing of the agent is left,
-    /// so every stream has its end.
-    pub fn finish(self) {
-        for carrier in self.output {
-            // A carrier that panicked has lost its stream, which the reader of the output sees.
-            let _ended = carrier.join();
-        }
+    /// so every stream has its end. Says where the last stream stands: the one our standard error goes on after.
+    pub fn finish(self) -> Line {
+        // A carrier that panicked has lost its stream, which the reader of the output sees.
+        self.output.into_iter().fold(Line::Begun, |_, carrier| carrier.join().unwrap_or_default())
     }
 }
 
 /// Copies until either side ends. A pty whose last user is gone answers EIO, which is an end too; a writer
 /// that is gone closes the reader, so the agent gets SIGPIPE as it would without us.
-fn carry(mut from: impl Read + Send + 'static, mut to: impl Write + Send + 'static) -> JoinHandle<()> {
+fn carry(mut from: impl Read + Send + 'static, mut to: impl Write + Send + 'static) -> JoinHandle<Line> {
     thread::spawn(move || {
         let mut buffer = vec![0_u8; 64 * 1024];
+        let mut end = Cursor::default();
         loop {
             let length = match from.read(&mut buffer) {
-                Ok(0) => return,
+                Ok(0) => return end.line,
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_end) => return,
+                Err(_end) => return end.line,
             };
             if to.write_all(&buffer[..length]).and_then(|()| to.flush()).is_err() {
-                return;
+                return end.line;
             }
+            end.pass(&buffer[..length]);
         }
     })
+}
+
+/// Follows what is written as far as it takes to know where on a line it ends. Sequences that command the terminal
+/// are no text: a program that ends with showing the cursor again has begun no line.
+#[derive(Debug, Default)]
+struct Cursor {
+    line: Line,
+    within: Sequence,
+}
+
+/// How much of the end of what was read is looked at, in bytes.
+const LOOKED_AT: usize = 4096;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sequence {
+    #[default]
+    None,
+    /// After ESC.
+    Escape,
+    /// After `ESC [`, to a byte from `@` on.
+    Control,
+    /// After `ESC ]` and the like, to BEL or `ESC \`.
+    Text,
+}
+
+impl Cursor {
+    fn pass(&mut self, bytes: &[u8]) {
+        // Only the end counts, and a sequence is short; where one is cut, an empty line too much does no harm.
+        let end = &bytes[bytes.len().saturating_sub(LOOKED_AT)..];
+        for byte in end {
+            self.within = match (self.within, byte) {
+                (_, 0x1b) => Sequence::Escape,
+                (Sequence::Escape, b'[') => Sequence::Control,
+                (Sequence::Escape, b']' | b'P' | b'_' | b'^') => Sequence::Text,
+                // Two bytes follow where a character set is named.
+                (Sequence::Escape, b'(' | b')') => Sequence::Escape,
+                (Sequence::Control, b'@'..) | (Sequence::Text, 0x07) | (Sequence::Escape, _) => {
+                    Sequence::None
+                }
+                (Sequence::None, b'\n') => {
+                    self.line = Line::Begun;
+                    Sequence::None
+                }
+                (Sequence::None, b' '..) => {
+                    self.line = Line::Within;
+                    Sequence::None
+                }
+                (other, _) => other,
+            };
+        }
+    }
 }
 
 /// Our terminal in raw mode; dropping it restores what was.
@@ -125,4 +185,32 @@ impl Drop for RawMode {
 #[must_use]
 pub fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_what_was_written_is_found_on_its_line() {
+        let end = |parts: &[&str]| {
+            let mut cursor = Cursor::default();
+            parts.iter().for_each(|part| cursor.pass(part.as_bytes()));
+            cursor.line
+        };
+        let begun = [
+            &[][..],
+            &["text\r\n"],
+            &["text\n", "\x1b[?25h\x1b[0m"],
+            &["text\n\x1b]0;ti", "tle\x07\x1b(B\x1b>"],
+            &["a\n\x1b]8;;x\x1b\\\r"],
+        ];
+        let within = [&["^C"][..], &["a\nb"], &["50 %\r"], &["a\n\x1b[32m", "ok\x1b[0m"], &["a\n\u{e9}"]];
+        for parts in begun {
+            assert_eq!(end(parts), Line::Begun, "{parts:?}");
+        }
+        for parts in within {
+            assert_eq!(end(parts), Line::Within, "{parts:?}");
+        }
+    }
 }
