@@ -1,5 +1,6 @@
 //! The errors people meet, and who they are when they meet them: each says what happened, why, and what to do.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -209,6 +210,13 @@ fn a_rule_this_host_cannot_enforce_is_named_with_why_and_what_to_do() -> Outcome
     let run = || skep.run(["true"]).profile(&profile);
     let words = ["strict:7", "**/.secret", "why:", "do:", "--accept-weaker"];
     refused(&mut run().command(), &words)?;
+    let check = |option: &[&str]| {
+        let arguments = ["profile", "check"].iter().chain(option).map(OsStr::new);
+        process::run(&mut skep.command(arguments.chain([profile.as_os_str()])), PATIENCE)
+    };
+    let (checked, written) = (check(&[])?, check(&["--syntax"])?);
+    ensure!(checked.code() == 1 && words.iter().all(|word| checked.stdout.contains(word)), "{checked:?}");
+    ensure!(written.code() == 0 && written.stdout.contains("right, "), "{written:?}");
     let accepted = run().option("--accept-weaker", "guards.protect \"**/.secret\"").finish()?;
     ensure!(accepted.code() == 0 && accepted.finished.stderr.contains("WEAKER"), "{accepted:?}");
     Ok(())

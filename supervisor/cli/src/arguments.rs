@@ -10,8 +10,8 @@ use skep_policy::launch::{SANDBOX_NAME, is_sandbox_name};
 const EXIT_CODES: &str = "\
 Exit codes:
   0        it worked; `run`: the agent ended with 0; `audit verify`: the log is intact
-  1        `audit verify`: the log is not intact; `profile check`: the profile has errors;
-           `doctor`: a shipped profile does not start here
+  1        `audit verify`: the log is not intact; `profile check`: the profile has errors or does
+           not start here; `doctor`: a profile does not start here
   2        the command line is wrong
   125      `run`: skep could not do it; nothing was started. Elsewhere: skep could not do it
   126,127  `run`: the command is not executable, or was not found
@@ -20,7 +20,7 @@ Exit codes:
 
 /// Runs AI coding agents contained, observed and governed.
 #[derive(Debug, Parser)]
-#[command(name = "skep", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "skep", version, after_help = EXIT_CODES)]
 pub struct Arguments {
     /// Socket of skepd, instead of the usual one
     #[arg(long, global = true, value_name = "PATH", value_parser = clap::value_parser!(PathBuf))]
@@ -98,7 +98,7 @@ pub struct Status {
 
 /// `skep audit`.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub struct Audit {
     /// Verify instead of showing
     #[command(subcommand)]
@@ -164,8 +164,8 @@ pub struct Profile {
 /// What can be done with a profile.
 #[derive(Debug, Subcommand)]
 pub enum ProfileCommand {
-    /// Report every error of a profile and run its examples
-    Check(ProfileName),
+    /// Report every error of a profile, run its examples, and say whether it starts on this host
+    Check(Check),
     /// Say what a profile decides for something and which rule does
     Explain(Explain),
     /// Print a profile with all it uses, as it is in force
@@ -184,6 +184,17 @@ pub struct ProfileName {
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type, and clap would show a text from here")]
     pub output: Output,
+}
+
+/// `skep profile check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type, and clap would show a text from here")]
+    pub profile: ProfileName,
+    /// Check only what is written, its examples too, and not whether this host can enforce it
+    #[arg(long)]
+    pub syntax: bool,
 }
 
 /// `skep profile explain`.
@@ -287,6 +298,16 @@ mod tests {
             Some(AuditCommand::Verify(Verify { output: Output { json: true }, .. }))
         ));
         assert!(parse("skep audit --kind nonsense").is_err());
+    }
+
+    #[test]
+    fn help_is_a_command_too() {
+        for line in ["skep help", "skep help run", "skep profile help check"] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp, "{line}: {error}");
+        }
+        let Command::Audit(audit) = parse("skep audit help").unwrap() else { panic!("not audit") };
+        assert_eq!(audit.sandbox.as_deref(), Some("help"), "a sandbox may be called that");
     }
 
     #[test]

@@ -13,12 +13,12 @@ use skep_policy::diagnostics::{Diagnostics, Source};
 use skep_policy::layers::{Host, bind};
 use skep_policy::policy::{Bindings, Policy};
 use skep_policy::profile::Profile;
-use skep_policy::tree::Tree;
+use skep_policy::tree::{Imagined, Tree};
 use skep_runtime::audit;
 
 use crate::arguments::{self, ProfileCommand};
 use crate::show::audit::{Printer, ShowError, filter, follow, show, verification};
-use crate::show::doctor::{self, Outcome, findings};
+use crate::show::doctor::{self, findings};
 use crate::show::profile::{self, Checked, Question};
 use crate::show::render::{Screen, foreign};
 
@@ -134,7 +134,7 @@ pub struct Surroundings<'a> {
 pub fn profile(arguments: &arguments::Profile, around: &Surroundings<'_>) -> Result<Answer, LocalError> {
     let screen = Screen::of_output();
     match &arguments.command {
-        ProfileCommand::Check(named) => check(&screen, named, around),
+        ProfileCommand::Check(arguments) => check(&screen, arguments, around),
         ProfileCommand::Explain(explain) => {
             let bindings = bindings(&explain.profile, around);
             let policy = Policy::compile(&around.load(&explain.profile.profile)?, &bindings, around.tree)?;
@@ -158,20 +158,42 @@ pub fn profile(arguments: &arguments::Profile, around: &Surroundings<'_>) -> Res
 
 fn check(
     screen: &Screen,
-    named: &arguments::ProfileName,
+    arguments: &arguments::Check,
     around: &Surroundings<'_>,
 ) -> Result<Answer, LocalError> {
+    let arguments::Check { profile: named, syntax } = arguments;
     let name = named.profile.to_string_lossy();
-    let checked: Checked = match around.load(&named.profile) {
-        Ok(effective) => compiled(&effective, &bindings(named, around), around),
+    let loaded = match around.load(&named.profile) {
+        Ok(effective) => Ok(effective),
         Err(LocalError::Profile(errors)) => Err(errors),
         Err(error) => return Err(error),
     };
+    if *syntax {
+        // The same on every machine: neither its files nor its layers are asked.
+        let bindings = Bindings::imagined();
+        let written = loaded.and_then(|effective| Policy::compile_checked(&effective, &bindings, &Imagined));
+        let text = match named.output.json {
+            true => profile::check_text_json(&name, written.as_ref()).to_string(),
+            false => profile::check_text(screen, &name, written.as_ref()),
+        };
+        return Ok(Answer::new(&text, u8::from(written.is_err())));
+    }
+    let checked = loaded.and_then(|effective| compiled(&effective, &bindings(named, around), around));
     let text = match named.output.json {
-        true => profile::check_json(&name, &checked),
-        false => profile::check(screen, &name, &checked),
+        true => profile::check_json(&name, &checked).to_string(),
+        false => profile::check(screen, &name, &checked) + unless_root(&checked),
     };
-    Ok(Answer::new(&text, u8::from(!profile::is_right(&checked))))
+    Ok(Answer::new(&text, u8::from(!profile::starts(&checked))))
+}
+
+/// An ordinary user's probes fail where root's would not.
+fn unless_root(checked: &Checked) -> &'static str {
+    match checked {
+        Ok((_, Err(_))) if !nix::unistd::geteuid().is_root() => {
+            "\nnot run as root: what only root can try counts as missing; sudo tries everything"
+        }
+        _ => "",
+    }
 }
 
 fn compiled(effective: &Effective, bindings: &Bindings, around: &Surroundings<'_>) -> Checked {
@@ -218,30 +240,25 @@ const UNPRIVILEGED: &str =
 /// `skep doctor`: the exit code is 1 when one of the profiles does not start here.
 #[must_use]
 pub fn doctor(arguments: &arguments::Doctor, facts: &Facts, around: &Surroundings<'_>) -> Answer {
-    let outcome = |name: &String| {
+    let check = |name: &String| {
         let checked = match around.load(OsStr::new(name)) {
             Ok(effective) => compiled(&effective, &around.bindings, around),
             Err(LocalError::Profile(errors)) => Err(errors),
             // A name without a profile, or a file that went away meanwhile: nothing is wrong in any text.
             Err(_gone) => Err(Diagnostics::default()),
         };
-        let outcome = match checked {
-            Ok((_, Ok(binding))) => Outcome::Starts(binding),
-            Ok((_, Err(refusal))) => Outcome::Refuses(refusal),
-            Err(errors) => Outcome::Wrong(errors),
-        };
-        (name.clone(), outcome)
+        (name.clone(), checked)
     };
-    let outcomes: Vec<_> = around.names.iter().map(outcome).collect();
+    let profiles: Vec<(String, Checked)> = around.names.iter().map(check).collect();
     let found = findings(facts, around.host);
     let text = match arguments.output.json {
-        true => doctor::json(&facts.kernel, &found, &outcomes),
+        true => doctor::json(&facts.kernel, &found, &profiles),
         false => {
-            let report = doctor::report(&Screen::of_output(), &facts.kernel, &found, &outcomes);
+            let report = doctor::report(&Screen::of_output(), &facts.kernel, &found, &profiles);
             if nix::unistd::geteuid().is_root() { report } else { format!("{UNPRIVILEGED}\n{report}") }
         }
     };
-    let all = outcomes.iter().all(|(_, outcome)| matches!(outcome, Outcome::Starts(_)));
+    let all = profiles.iter().all(|(_, checked)| profile::starts(checked));
     Answer::new(&text, u8::from(!all))
 }
 
@@ -255,7 +272,7 @@ mod tests {
     use crate::arguments::{Arguments, Command};
 
     fn profile_command(line: &[&str]) -> Result<Answer, LocalError> {
-        let host = Host::default();
+        let host = Host { sk_lookup: true, ..Host::default() };
         let around = Surroundings {
             library: &Shipped,
             names: &[],
@@ -278,6 +295,26 @@ mod tests {
             assert_eq!(checked.exit, 0, "{}", checked.text);
             assert!(profile_command(&["show", name, "--json"]).unwrap().text.contains("\"rules\":["));
         }
+    }
+
+    #[test]
+    fn a_profile_that_is_right_and_does_not_start_here_passes_only_as_text() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "schema = 1\nname = \"x\"\nuse = [\"base\"]\nfiles.write = [\"${workspace}\"]\n\
+                    guards.protect = [\"**/.secret\"]\n";
+        std::fs::write(file.path(), text).unwrap();
+        let path = file.path().to_str().unwrap();
+        let answer = profile_command(&["check", path]).unwrap();
+        assert!(answer.exit == 1 && answer.text.contains("x:5 guards.protect"), "{}", answer.text);
+        let answer = profile_command(&["check", "--json", path]).unwrap();
+        assert!(answer.exit == 1 && answer.text.contains("\"starts\":false"), "{}", answer.text);
+        let answer = profile_command(&["check", "--syntax", path]).unwrap();
+        let expected = format!("{path}: right, 20 rules, 8 examples hold\n");
+        assert_eq!(answer, Answer { text: expected, exit: 0 });
+        let answer = profile_command(&["check", "--syntax", "--json", path]).unwrap();
+        assert!(answer.exit == 0 && !answer.text.contains("starts"), "{}", answer.text);
+        std::fs::write(file.path(), text.replace("protect", "protest")).unwrap();
+        assert_eq!(profile_command(&["check", "--syntax", path]).unwrap().exit, 1);
     }
 
     #[test]

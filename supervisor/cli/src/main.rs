@@ -1,18 +1,21 @@
 //! The command line of skep: parse, ask, print.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use skep_cli::arguments::{self, Arguments, AuditCommand, Command};
 use skep_cli::client::ClientError;
 use skep_cli::local::{self, Answer, LocalError, Surroundings};
+use skep_cli::origin::Origin;
 use skep_cli::{ask, report, run};
 use skep_kernel::probe::Facts;
 use skep_policy::policy::Bindings;
+use skep_runtime::caller::variable;
 use skep_runtime::host;
 use skep_runtime::places::Places;
 use skep_runtime::profiles::Shelf;
@@ -90,11 +93,14 @@ fn with_surroundings(
             return FAILED;
         }
     };
-    let home = std::env::var_os("HOME").map_or_else(|| "/nonexistent".into(), PathBuf::from);
+    // Behind sudo, `~` is the home of whoever typed it: his are the runs.
+    let environment = Origin::find().environment;
+    let home = variable(&environment, "HOME")
+        .map_or(Path::new("/nonexistent"), |home| Path::new(OsStr::from_bytes(home)));
     let bindings = Bindings {
         workspace: directory.clone(),
         agent_state: places.agent_state(nix::unistd::getuid().as_raw(), "profile", "workspace"),
-        home,
+        home: home.to_owned(),
         program: None,
         environment: std::collections::BTreeMap::new(),
         reserved: vec![places.state.clone(), places.runtime.clone()],

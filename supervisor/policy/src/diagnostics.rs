@@ -194,6 +194,7 @@ impl fmt::Display for Diagnostics {
         }
         match self.errors.len().saturating_sub(MAX_ERRORS) {
             0 => Ok(()),
+            1 => write!(out, "\n... and 1 more error"),
             more => write!(out, "\n... and {more} more errors"),
         }
     }

@@ -52,7 +52,8 @@ impl Bindings {
 
     /// A user and a workspace that nobody has, for the examples of profiles: they are tests of the profile, so
     /// they come out the same wherever it is used.
-    pub(crate) fn imagined() -> Self {
+    #[must_use]
+    pub fn imagined() -> Self {
         let home = PathBuf::from("/home/skep-example");
         Self {
             workspace: home.join("example-workspace"),

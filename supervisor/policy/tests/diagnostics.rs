@@ -136,6 +136,7 @@ fn grants_that_would_undo_the_sandbox_are_errors() {
     let effective = compose(&profile, &Shipped).expect("good");
     let errors = Policy::compile(&effective, &bindings, &Imagined).expect_err("home as the workspace");
     assert!(errors.to_string().contains("which holds the whole home directory"), "{errors}");
+    assert_eq!(errors.errors.len(), 1, "the workspace is wrong, and not each rule that names it: {errors}");
 }
 
 #[test]

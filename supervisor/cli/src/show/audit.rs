@@ -9,7 +9,7 @@ use skep_policy::escape::is_plain_text;
 use skep_runtime::audit::{self, Broken, Entry, Filter, LogEvent, ReadError, Report, Text, parse_rfc3339};
 
 use super::entry;
-use super::render::{Ink, Screen, foreign};
+use super::render::{Ink, Screen, counted, foreign};
 use crate::arguments;
 
 /// How long a follower waits before it looks again.
@@ -164,12 +164,12 @@ pub fn verification(screen: &Screen, state: &Path, outcome: &Result<Report, Brok
 
 fn intact(screen: &Screen, state: &Path, report: &Report) -> String {
     let mut out = format!(
-        "{}: {} records ({} to {}) in {} segments of {}; the anchor vouches for all up to {}",
+        "{}: {} ({} to {}) in {} of {}; the anchor vouches for all up to {}",
         screen.paint(Ink::Good, "intact"),
-        report.records,
+        counted(report.records, "record"),
         report.first_seq,
         report.last_seq,
-        report.segments,
+        counted(report.segments, "segment"),
         Text::from(state).shown(),
         report.anchored_seq
     );
@@ -177,17 +177,17 @@ fn intact(screen: &Screen, state: &Path, report: &Report) -> String {
         out += &format!("\n{place}: {}", note_text(note));
     }
     if report.torn_bytes > 0 {
-        let bytes = report.torn_bytes;
-        out += &format!(
-            "\nthe last line is unfinished ({bytes} bytes): it is being written, or skepd was killed"
-        );
+        let bytes = counted(report.torn_bytes, "byte");
+        out += &format!("\nthe last line is unfinished ({bytes}): it is being written, or skepd was killed");
     }
     out
 }
 
 fn note_text(note: &LogEvent) -> String {
     match note {
-        LogEvent::Repaired { bytes, .. } => format!("a torn tail of {bytes} bytes was cut off after a crash"),
+        LogEvent::Repaired { bytes, .. } => {
+            format!("a torn tail of {} was cut off after a crash", counted(*bytes, "byte"))
+        }
         LogEvent::Retention { through, .. } => {
             format!("segments up to {through:06} were removed by retention")
         }
@@ -262,7 +262,7 @@ mod tests {
         let state = log(&["a", "b"]);
         let screen = Screen::default();
         let tell = |json| verification(&screen, state.path(), &audit::verify(state.path()), json);
-        assert!(tell(false).starts_with("intact: 5 records (1 to 5) in 1 segments"), "{}", tell(false));
+        assert!(tell(false).starts_with("intact: 5 records (1 to 5) in 1 segment of "), "{}", tell(false));
         assert!(tell(true).starts_with("{\"anchored_seq\":5,"), "{}", tell(true));
         let path = state.path().join("audit/000001.jsonl");
         let text = std::fs::read_to_string(&path).unwrap();

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 use skep_kernel::probe::{Facts, Proof};
-use skep_policy::diagnostics::Diagnostics;
-use skep_policy::layers::{Binding, Host, Refusal};
+use skep_policy::layers::Host;
 
-use super::render::{Ink, Screen, foreign, lines, pad, table};
+use super::profile::{Checked, starts, written_rules};
+use super::render::{Ink, Screen, counted, foreign, lines, pad, table};
 use super::weaker::{grouped, refused_json, weaker_json};
 
 /// One layer: is it here, how is that known, what would change it.
@@ -19,17 +19,6 @@ pub struct Finding {
     pub why: String,
     /// What to do about it; empty where nothing needs to be done.
     pub advice: String,
-}
-
-/// What comes of a profile on this host.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// It starts.
-    Starts(Binding),
-    /// A rule cannot be enforced.
-    Refuses(Refusal),
-    /// The profile itself is wrong.
-    Wrong(Diagnostics),
 }
 
 /// Turns facts into findings.
@@ -184,7 +173,7 @@ fn unprivileged_bpf(facts: &Facts) -> Finding {
 
 /// The whole report for people.
 #[must_use]
-pub fn report(screen: &Screen, kernel: &str, findings: &[Finding], profiles: &[(String, Outcome)]) -> String {
+pub fn report(screen: &Screen, kernel: &str, findings: &[Finding], profiles: &[(String, Checked)]) -> String {
     let mut out = format!("kernel {}\n\n", foreign(kernel));
     for finding in findings {
         let (word, ink) = if finding.here { ("yes", Ink::Good) } else { ("NO", Ink::Careful) };
@@ -194,58 +183,55 @@ pub fn report(screen: &Screen, kernel: &str, findings: &[Finding], profiles: &[(
             out += &format!("{:>31}{}\n", "", screen.paint(Ink::Faint, &format!("-> {}", finding.advice)));
         }
     }
-    let row = |(name, outcome): &(String, Outcome)| vec![foreign(name), verdict(outcome)];
+    let row = |(name, checked): &(String, Checked)| vec![foreign(name), verdict(checked)];
     let rows: Vec<_> = profiles.iter().map(row).collect();
     out += "\n";
     out += &table(screen, &["PROFILE", "HERE, WITH THIS DIRECTORY AS WORKSPACE"], &rows);
-    out + &profiles.iter().map(|(name, outcome)| details(screen, name, outcome)).collect::<String>()
+    out + &profiles.iter().map(|(name, checked)| details(screen, name, checked)).collect::<String>()
 }
 
-fn verdict(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Starts(binding) => match binding.weaker().count() {
+fn verdict(checked: &Checked) -> String {
+    match checked {
+        Ok((policy, Ok(binding))) => match binding.weaker().count() {
             0 => "starts, every rule enforced".to_owned(),
-            count => format!("starts, {count} of {} rules weaker", binding.rules.len()),
+            weaker => format!("starts, {weaker} of {} weaker", counted(written_rules(policy), "rule")),
         },
-        Outcome::Refuses(refusal) => {
-            format!("REFUSES to start: {} rules cannot be enforced", refusal.rules.len())
+        Ok((_, Err(refusal))) => {
+            format!("REFUSES to start: {} cannot be enforced", counted(refusal.rules.len(), "rule"))
         }
-        Outcome::Wrong(errors) => format!("WRONG: {} errors", errors.errors.len()),
+        Err(errors) => format!("WRONG: {}", counted(errors.errors.len(), "error")),
     }
 }
 
-fn details(screen: &Screen, name: &str, outcome: &Outcome) -> String {
+fn details(screen: &Screen, name: &str, checked: &Checked) -> String {
     let head = |text: &str| screen.paint(Ink::Strong, &format!("\n{}: {text}\n", foreign(name)));
-    match outcome {
-        Outcome::Starts(binding) if binding.weaker().next().is_some() => {
-            head("weaker here") + &grouped(binding)
-        }
-        Outcome::Starts(_) => String::new(),
-        Outcome::Refuses(refusal) => head("refuses") + &lines(&refusal.to_string()) + "\n",
-        Outcome::Wrong(errors) => head("wrong") + &lines(&errors.to_string()) + "\n",
+    match checked {
+        Ok((_, Ok(binding))) if binding.weaker().next().is_some() => head("weaker here") + &grouped(binding),
+        Ok((_, Ok(_))) => String::new(),
+        Ok((_, Err(refusal))) => head("refuses") + &lines(&refusal.to_string()) + "\n",
+        Err(errors) => head("wrong") + &lines(&errors.to_string()) + "\n",
     }
 }
 
 /// The whole report as one JSON object.
 #[must_use]
-pub fn json(kernel: &str, findings: &[Finding], profiles: &[(String, Outcome)]) -> String {
+pub fn json(kernel: &str, findings: &[Finding], profiles: &[(String, Checked)]) -> String {
     let layers: Vec<Value> = findings
         .iter()
         .map(|f| json!({ "layer": f.layer, "here": f.here, "why": foreign(&f.why), "advice": f.advice }))
         .collect();
     let profiles: Vec<Value> = profiles
         .iter()
-        .map(|(name, outcome)| {
-            let (weaker, refused) = match outcome {
-                Outcome::Starts(binding) => (weaker_json(binding), Vec::new()),
-                Outcome::Refuses(refusal) => (Vec::new(), refused_json(refusal)),
-                Outcome::Wrong(errors) => {
+        .map(|(name, checked)| {
+            let (weaker, refused) = match checked {
+                Ok((_, Ok(binding))) => (weaker_json(binding), Vec::new()),
+                Ok((_, Err(refusal))) => (Vec::new(), refused_json(refusal)),
+                Err(errors) => {
                     let error = |e: &skep_policy::diagnostics::Diagnostic| json!({ "rule": null, "why": foreign(&e.message) });
                     (Vec::new(), errors.errors.iter().map(error).collect())
                 }
             };
-            let starts = matches!(outcome, Outcome::Starts(_));
-            json!({ "profile": foreign(name), "starts": starts, "weaker": weaker, "refused": refused })
+            json!({ "profile": foreign(name), "starts": starts(checked), "weaker": weaker, "refused": refused })
         })
         .collect();
     json!({ "kernel": foreign(kernel), "layers": layers, "profiles": profiles }).to_string()
@@ -255,6 +241,13 @@ pub fn json(kernel: &str, findings: &[Finding], profiles: &[(String, Outcome)]) 
 mod tests {
     use skep_kernel::cgroup::Controllers;
     use skep_kernel::probe::{Cgroup, Landlock, Seccomp, UserNamespaces};
+    use skep_policy::compose::compose;
+    use skep_policy::diagnostics::Source;
+    use skep_policy::layers::{Binding, Refusal};
+    use skep_policy::policy::{Bindings, Policy};
+    use skep_policy::profile::Profile;
+    use skep_policy::shipped::Shipped;
+    use skep_policy::tree::Imagined;
 
     use super::*;
 
@@ -293,15 +286,18 @@ mod tests {
 
     #[test]
     fn the_report_is_plain_and_tells_weaker_from_refused() {
-        let outcomes = [
-            ("a".to_owned(), Outcome::Starts(Binding::default())),
-            ("b".to_owned(), Outcome::Refuses(Refusal { rules: Vec::new() })),
+        let source = Source::new("a", "schema = 1\nname = \"a\"\n");
+        let effective = compose(&Profile::parse(&source).unwrap(), &Shipped).unwrap();
+        let policy = Policy::compile(&effective, &Bindings::for_tests(), &Imagined).unwrap();
+        let profiles = [
+            ("a".to_owned(), Ok((policy.clone(), Ok(Binding::default())))),
+            ("b".to_owned(), Ok((policy, Err(Refusal { rules: Vec::new() })))),
         ];
-        let text = report(&Screen::default(), "6.18", &findings(&facts(), &Host::default()), &outcomes);
+        let text = report(&Screen::default(), "6.18", &findings(&facts(), &Host::default()), &profiles);
         assert!(text.contains("a        starts, every rule enforced\nb        REFUSES to start"), "{text}");
         assert!(text.lines().all(|line| line.chars().all(skep_policy::escape::is_plain)), "{text:?}");
         let value: Value =
-            serde_json::from_str(&json("6.18", &findings(&facts(), &Host::default()), &outcomes)).unwrap();
+            serde_json::from_str(&json("6.18", &findings(&facts(), &Host::default()), &profiles)).unwrap();
         assert_eq!(
             (&value["profiles"][0]["starts"], &value["profiles"][1]["starts"]),
             (&json!(true), &json!(false))

@@ -3,7 +3,7 @@
 use skep_policy::decision::Decision;
 use skep_runtime::audit::{Body, Connection, Denied, Entry, Exec, LogEvent, Start, Task, Text};
 
-use super::render::{Ink, Screen, argument, foreign, pad, width};
+use super::render::{Ink, Screen, argument, counted, foreign, pad, width};
 use super::summary::refused;
 
 /// Columns of the time, the sandbox and the word; the description takes the rest. A name that skep made is shown
@@ -80,12 +80,13 @@ fn describe(entry: &Entry) -> (String, Option<Ink>, String) {
             (
                 "closed",
                 Some(Ink::Faint),
-                format!("{sent} bytes out, {received} in, {} ms{error}", closed.milliseconds),
+                format!("{} out, {received} in, {} ms{error}", counted(sent, "byte"), closed.milliseconds),
             )
         }
         Body::Lost(lost) => {
             let cpu = lost.cpu.map(|cpu| format!(" of cpu {cpu}")).unwrap_or_default();
-            ("LOST", Some(Ink::Careful), format!("{} records of {}{cpu}", lost.count, foreign(&lost.source)))
+            let text = format!("{} of {}{cpu}", counted(lost.count, "record"), foreign(&lost.source));
+            ("LOST", Some(Ink::Careful), text)
         }
         Body::End(end) => {
             let c = end.counters;
@@ -129,14 +130,14 @@ fn words(argv: &[Text]) -> String {
 fn start_text(start: &Start) -> String {
     let weaker = match start.weaker.len() {
         0 => String::new(),
-        count => format!(" ({count} rules weaker here)"),
+        count => format!(" ({} weaker here)", counted(count, "rule")),
     };
     format!("{} in {}{weaker}", words(&start.command), start.workspace.shown())
 }
 
 fn exec_text(exec: &Exec) -> String {
     let cut = match exec.cut.as_ref().map(|cut| cut.bytes) {
-        Some(Some(bytes)) => format!(" … ({bytes} bytes in all)"),
+        Some(Some(bytes)) => format!(" … ({} in all)", counted(bytes, "byte")),
         Some(None) => " …".to_owned(),
         None => String::new(),
     };
@@ -193,7 +194,7 @@ fn log_text(event: &LogEvent) -> (&'static str, Option<Ink>, String) {
         LogEvent::Retention { through, .. } => {
             return ("log", Some(Ink::Faint), format!("segments up to {through} were removed by retention"));
         }
-        LogEvent::Repaired { bytes, .. } => format!("a torn tail of {bytes} bytes was cut off"),
+        LogEvent::Repaired { bytes, .. } => format!("a torn tail of {} was cut off", counted(*bytes, "byte")),
         LogEvent::Damaged { anchored_seq, found_seq, problem, .. } => {
             let problem = foreign(problem);
             format!(

@@ -13,57 +13,65 @@ use skep_policy::rule::RuleRef;
 use skep_policy::tree::{Tree, walk};
 use skep_runtime::audit::Text;
 
-use super::render::{Ink, Screen, foreign, lines, table};
-use super::weaker::{grouped, refused_json, weaker_json};
+use super::render::{Ink, Screen, counted, foreign, lines, table};
+use super::weaker::{count, grouped, refused_json, weaker_json};
 
 /// What checking a profile found.
 pub type Checked = Result<(Policy, Result<Binding, Refusal>), Diagnostics>;
 
-/// Whether `skep profile check` ends with 0: the profile is right. Whether it starts on this host is told, and
-/// is another question.
+/// Whether a profile is right and starts on this host.
 #[must_use]
-pub fn is_right(checked: &Checked) -> bool {
-    checked.is_ok()
+pub fn starts(checked: &Checked) -> bool {
+    matches!(checked, Ok((_, Ok(_))))
 }
 
-/// The outcome of a check.
+/// What was found in the text alone.
+#[must_use]
+pub fn check_text(screen: &Screen, name: &str, written: Result<&Policy, &Diagnostics>) -> String {
+    let name = foreign(name);
+    match written {
+        Ok(policy) => {
+            let right = screen.paint(Ink::Good, "right");
+            let (rules, examples) = (counted(written_rules(policy), "rule"), policy.rules.examples.len());
+            let hold = if examples == 1 { "holds" } else { "hold" };
+            format!("{name}: {right}, {rules}, {} {hold}", counted(examples, "example"))
+        }
+        Err(errors) => {
+            let verdict = screen.paint(Ink::Bad, &counted(errors.errors.len(), "error"));
+            format!("{}\n{name}: {verdict}", lines(&errors.to_string()))
+        }
+    }
+}
+
+/// The outcome of a check: the text, and whether the profile starts on this host.
 #[must_use]
 pub fn check(screen: &Screen, name: &str, checked: &Checked) -> String {
-    let name = foreign(name);
-    let (policy, bound) = match checked {
-        Ok(checked) => checked,
-        Err(errors) => {
-            let count = errors.errors.len();
-            let verdict = screen.paint(Ink::Bad, &format!("{count} errors"));
-            return format!("{}\n{name}: {verdict}", lines(&errors.to_string()));
+    let text = check_text(screen, name, checked.as_ref().map(|(policy, _)| policy));
+    match checked {
+        Ok((_, Ok(binding))) => format!("{text}\n{}", started(screen, binding)),
+        Ok((_, Err(refusal))) => {
+            let verdict = screen.paint(Ink::Bad, "it does not start on this host");
+            format!("{text}\n{verdict}: {}", lines(&refusal.to_string()))
         }
-    };
-    let examples = policy.rules.examples.len();
-    let right = screen.paint(Ink::Good, "right");
-    let start = format!("{name}: {right}, {} rules, {examples} examples hold", rules(policy).len());
-    match bound {
-        Ok(binding) => format!("{start}\n{}", starts(screen, binding)),
-        Err(refusal) => {
-            let verdict = screen.paint(Ink::Careful, "it does not start on this host");
-            format!("{start}\n{verdict}: {}", lines(&refusal.to_string()))
-        }
+        Err(_) => text,
     }
 }
 
-fn starts(screen: &Screen, binding: &Binding) -> String {
-    let count = binding.weaker().count();
-    if count == 0 {
+fn started(screen: &Screen, binding: &Binding) -> String {
+    let weaker = binding.weaker().count();
+    if weaker == 0 {
         return "it starts on this host with every rule enforced".to_owned();
     }
-    let head = format!("it starts on this host, {count} rules are weaker than written:");
+    let head = format!("it starts on this host, {} weaker than written:", count(weaker));
     format!("{}\n{}", screen.paint(Ink::Careful, &head), grouped(binding))
 }
 
-/// The same as one JSON object.
+/// [`check_text`] as one JSON object.
 #[must_use]
-pub fn check_json(name: &str, checked: &Checked) -> String {
+pub fn check_text_json(name: &str, written: Result<&Policy, &Diagnostics>) -> Value {
     let name = foreign(name);
-    match checked {
+    match written {
+        Ok(_) => json!({ "profile": name, "right": true }),
         Err(errors) => {
             let errors: Vec<Value> = errors
                 .errors
@@ -78,18 +86,25 @@ pub fn check_json(name: &str, checked: &Checked) -> String {
                     })
                 })
                 .collect();
-            json!({ "profile": name, "right": false, "errors": errors }).to_string()
-        }
-        Ok((_, bound)) => {
-            let (weaker, refused) = match bound {
-                Ok(binding) => (weaker_json(binding), Vec::new()),
-                Err(refusal) => (Vec::new(), refused_json(refusal)),
-            };
-            let starts = bound.is_ok();
-            json!({ "profile": name, "right": true, "starts": starts, "weaker": weaker, "refused": refused })
-                .to_string()
+            json!({ "profile": name, "right": false, "errors": errors })
         }
     }
+}
+
+/// [`check`] as one JSON object.
+#[must_use]
+pub fn check_json(name: &str, checked: &Checked) -> Value {
+    let mut object = check_text_json(name, checked.as_ref().map(|(policy, _)| policy));
+    if let Ok((_, bound)) = checked {
+        let (weaker, refused) = match bound {
+            Ok(binding) => (weaker_json(binding), Vec::new()),
+            Err(refusal) => (Vec::new(), refused_json(refusal)),
+        };
+        object["starts"] = json!(bound.is_ok());
+        object["weaker"] = json!(weaker);
+        object["refused"] = json!(refused);
+    }
+    object
 }
 
 /// What somebody wants explained.
@@ -246,6 +261,12 @@ struct Row {
     reason: String,
 }
 
+/// How many rules profiles have written; what every sandbox has and the examples are none.
+#[must_use]
+pub fn written_rules(policy: &Policy) -> usize {
+    rules(policy).iter().filter(|row| row.rule.line != 0).count()
+}
+
 /// Every rule in force, in the order people ask for them.
 fn rules(policy: &Policy) -> Vec<Row> {
     let mut rows = Vec::new();
@@ -264,6 +285,9 @@ fn rules(policy: &Policy) -> Vec<Row> {
     for limit in &rules.limits {
         add(&limit.rule, foreign(&limit.rule.text), limit.reason.as_ref());
     }
+    for default in &rules.command_default {
+        add(&default.rule, decision(default.value).0.to_owned(), None);
+    }
     for command in &rules.commands {
         let what = format!("{} {}", decision(command.decision).0, foreign(&command.run.join(" ")));
         add(&command.rule, what, command.reason.as_ref());
@@ -280,6 +304,12 @@ fn rules(policy: &Policy) -> Vec<Row> {
     }
     for identity in &rules.identity {
         add(&identity.rule, format!("{:?}", identity.value).to_lowercase(), None);
+    }
+    for mode in &rules.mode {
+        add(&mode.rule, format!("{:?}", mode.value).to_lowercase(), None);
+    }
+    for nested in &rules.nested_sandbox {
+        add(&nested.rule, nested.value.to_string(), None);
     }
     rows
 }
@@ -363,19 +393,43 @@ to = ["api.example.com:443"]
     #[test]
     fn a_wrong_profile_shows_all_its_errors_and_no_raw_control() {
         let wrong = checked("schema = 1\nname = \"bee\"\nx = \"\x1b[2J\"\ny = 1\n");
-        assert!(!is_right(&wrong));
+        assert!(!starts(&wrong));
         let text = check(&Screen::default(), "bee.toml", &wrong);
         assert!(text.contains("errors"), "{text}");
         assert!(text.lines().all(|line| line.chars().all(skep_policy::escape::is_plain)), "{text:?}");
-        assert!(check_json("bee.toml", &wrong).contains("\"right\":false"));
+        assert_eq!(check_json("bee.toml", &wrong)["right"], false);
     }
 
     #[test]
     fn a_right_profile_says_whether_it_starts_here() {
-        let right = checked(TEXT);
-        let text = check(&Screen::default(), "bee", &right);
-        assert!(text.starts_with("bee: right, "), "{text}");
-        assert!(text.contains("it does not start on this host: ") || text.contains("it starts"), "{text}");
+        let refused = checked(TEXT);
+        let text = check(&Screen::default(), "bee", &refused);
+        assert!(
+            text.starts_with("bee: right, 3 rules, 0 examples hold\nit does not start on this host: "),
+            "{text}"
+        );
+        assert!(text.contains("bee:9 egress") && !starts(&refused), "{text}");
+        let value = check_json("bee", &refused);
+        assert_eq!((&value["right"], &value["starts"]), (&json!(true), &json!(false)));
+        assert_eq!(value["refused"].as_array().map(Vec::len), Some(1), "{value}");
+        let alone = "schema = 1\nname = \"bee\"\n[[example]]\ndo = \"read /x\"\nexpect = \"deny\"\n";
+        let text = check(&Screen::default(), "bee", &checked(alone));
+        assert!(
+            text.starts_with("bee: right, 0 rules, 1 example holds\nit starts on this host with"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn every_rule_is_counted_that_something_enforces() {
+        for (name, text) in &skep_policy::shipped::PROFILES {
+            let profile = Profile::parse(&Source::new(*name, *text)).unwrap();
+            let effective = compose(&profile, &skep_policy::shipped::Shipped).unwrap();
+            let policy = Policy::compile(&effective, &Bindings::for_tests(), &Imagined).unwrap();
+            let host = Host { sk_lookup: true, ..Host::default() };
+            let bound = bind(&policy, &host, &Imagined, &[]).unwrap().rules.len();
+            assert_eq!(written_rules(&policy) + policy.rules.examples.len(), bound, "{name}");
+        }
     }
 
     #[test]

@@ -99,6 +99,15 @@ pub fn argument(escaped: &str) -> String {
     escaped.to_owned()
 }
 
+/// How many there are of something whose plural ends in s: `1 rule`, `2 rules`.
+#[must_use]
+pub fn counted(count: impl TryInto<u64>, what: &str) -> String {
+    match count.try_into().unwrap_or(u64::MAX) {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
+}
+
 /// Columns of a plain text.
 #[must_use]
 pub fn width(text: &str) -> usize {
@@ -184,6 +193,12 @@ mod tests {
         assert_eq!(lines("a\n\x1b[2Jb\r"), "a\n\\u{1b}[2Jb\\r");
         assert_eq!(argument("a b"), "'a b'");
         assert_eq!(argument(""), "''");
+    }
+
+    #[test]
+    fn one_thing_is_not_counted_like_several() {
+        assert_eq!(counted(1_usize, "rule"), "1 rule");
+        assert_eq!([counted(0_u64, "rule"), counted(2_u64, "rule")], ["0 rules", "2 rules"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use skep_runtime::audit::Text;
 use skep_runtime::protocol::Sandbox;
 
 use super::entry::duration;
-use super::render::{Ink, Screen, foreign, table};
+use super::render::{Ink, Screen, counted, foreign, table};
 use super::summary::refused;
 use super::weaker::{by_reason, count};
 
@@ -72,7 +72,9 @@ pub fn status(screen: &Screen, sandbox: &Sandbox) -> String {
         out += &format!("  {name:<10} {value}\n");
     }
     if c.lost > 0 {
-        let text = format!("  {} records were lost; each gap is a record of the audit\n", c.lost);
+        let were = if c.lost == 1 { "was" } else { "were" };
+        let text =
+            format!("  {} {were} lost; each gap is a record of the audit\n", counted(c.lost, "record"));
         out += &screen.paint(Ink::Careful, &text);
     }
     out + &weaker(screen, &sandbox.weaker) + &enforced(screen, &sandbox.enforced)
@@ -162,7 +164,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("mounts+landlock  write ${workspace}"), "{text}");
-        assert!(text.contains("1 records were lost"), "{text}");
+        assert!(text.contains("1 record was lost"), "{text}");
         assert!(text.lines().all(|line| line.chars().all(skep_policy::escape::is_plain)), "{text:?}");
     }
 

@@ -5,7 +5,7 @@ use skep_policy::launch::Ending;
 use skep_runtime::audit::Text;
 use skep_runtime::protocol::{Counters, Summary, exit_code};
 
-use super::render::{Ink, Screen, foreign};
+use super::render::{Ink, Screen, counted, foreign};
 
 /// What was executed, changed and refused, and where the audit is. Without a line end after the second line.
 ///
@@ -17,7 +17,7 @@ use super::render::{Ink, Screen, foreign};
 pub fn lines(screen: &Screen, name: &str, summary: &Summary) -> String {
     let c = summary.counters;
     let lost = if c.lost > 0 {
-        screen.paint(Ink::Careful, &format!(", {} records LOST", c.lost))
+        screen.paint(Ink::Careful, &format!(", {} LOST", counted(c.lost, "record")))
     } else {
         String::new()
     };

@@ -96,7 +96,10 @@ fn impossible_grants(policy: &Policy, effective: &Effective) -> Vec<Diagnostic> 
                 format!("{} is {shown}, which holds the whole home directory", grant.written.rule.text);
             let help =
                 "work in a directory of its own; for the command's program, install it in one".to_owned();
-            errors.push(effective.error(&grant.written.rule, message, Some(help)));
+            // What the variable stands for is wrong, and not each rule that names it.
+            if !errors.iter().any(|error| error.message == message) {
+                errors.push(effective.error(&grant.written.rule, message, Some(help)));
+            }
         } else if let Some(reserved) = reserved(policy, grant) {
             let message =
                 format!("{} is {shown}, but {} is skepd's own", grant.written.rule.text, reserved.display());
