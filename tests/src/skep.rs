@@ -75,6 +75,14 @@ impl Skep {
         &self.ground
     }
 
+    /// One of the binaries.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        let path = self.binaries.join(name);
+        // As the program itself sees its path.
+        path.canonicalize().unwrap_or(path)
+    }
+
     /// Where skepd keeps its state.
     #[must_use]
     pub fn state(&self) -> PathBuf {

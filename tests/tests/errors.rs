@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -82,7 +83,20 @@ fn objects(text: &str) -> anyhow::Result<Vec<Value>> {
 #[test]
 fn without_a_daemon_only_root_starts_one() -> Outcome {
     let skep = Skep::new()?;
-    refused(&mut as_nobody(skep.run(["true"]).command()), &["no skepd is running", "sudo"])
+    let by_path = |program: &str| format!("sudo {}", skep.program(program).display());
+    let words = ["no skepd is running", &by_path("skep"), &by_path("skepd")];
+    refused(&mut as_nobody(skep.run(["true"]).command()), &words)
+}
+
+#[test]
+fn without_a_daemon_a_user_is_told_how_to_read_his_audit() -> Outcome {
+    let skep = Skep::new()?;
+    let how = format!("sudo {} audit --owner {NOBODY}", skep.program("skep").display());
+    refused(&mut as_nobody(skep.command(["audit"])), &["the audit is root's", &how])?;
+    refused(&mut as_nobody(skep.command(["status", "bee"])), &["no sandbox is running", &how, "bee"])?;
+    let listed = process::run(&mut as_nobody(skep.command(["ls"])), PATIENCE)?;
+    ensure!(listed.code() == 0 && listed.stdout == "no sandbox is running\n", "{listed:?}");
+    Ok(())
 }
 
 #[test]
@@ -129,7 +143,109 @@ fn who_is_neither_root_nor_in_the_group_is_told_so() -> Outcome {
     let open = Open::new()?;
     let socket = open.skep.runtime().join("skepd.sock");
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o600))?;
-    refused(&mut as_nobody(open.skep.run(["true"]).command()), &["group skep", "sudo", "gpasswd"])
+    let words = ["group skep", "sudo", "usermod -aG skep nobody"];
+    refused(&mut as_nobody(open.skep.run(["true"]).command()), &words)
+}
+
+/// The number of a group `skep` that no host has.
+const GROUP: &str = "1927533";
+
+/// A skepd that stays, on a host with a group `skep`: what it and its clients see as /etc/group is a file of the
+/// test's, in a mount namespace that ends with each of them.
+struct Grouped {
+    skep: Skep,
+    groups: PathBuf,
+    daemon: Child,
+}
+
+impl Grouped {
+    /// `listed` are the members the file names.
+    fn new(listed: &str) -> anyhow::Result<Self> {
+        let skep = Skep::new()?;
+        let groups = skep.ground().beside("group");
+        let others = fs::read_to_string("/etc/group")?;
+        let others = others.lines().filter(|line| !line.starts_with("skep:"));
+        let lines = others.map(str::to_owned).chain([format!("skep:x:{GROUP}:{listed}\n")]);
+        fs::write(&groups, lines.collect::<Vec<_>>().join("\n"))?;
+        let mut daemon = skep.command([""; 0]);
+        daemon = seeing(&groups, &daemon, [skep.program("skepd")]);
+        let daemon = daemon.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut grouped = Self { skep, groups, daemon };
+        let mut said = String::new();
+        let output = grouped.daemon.stdout.take().context("no output")?;
+        BufReader::new(output).read_line(&mut said)?;
+        ensure!(said == "ready\n", "skepd said {said:?}");
+        Ok(grouped)
+    }
+
+    /// As `nobody`, whose session has these groups beside his own.
+    fn as_nobody(&self, groups: &str, command: &Command) -> Command {
+        let become_nobody = ["setpriv", "--reuid=65534", "--regid=65534", groups, "--"];
+        let words = become_nobody.map(OsStr::new).into_iter().chain([command.get_program()]);
+        seeing(&self.groups, command, words.chain(command.get_args()))
+    }
+
+    fn as_member(&self, command: &Command) -> Command {
+        self.as_nobody(&format!("--groups={GROUP}"), command)
+    }
+
+    fn as_stranger(&self, command: &Command) -> Command {
+        self.as_nobody("--clear-groups", command)
+    }
+}
+
+impl Drop for Grouped {
+    fn drop(&mut self) {
+        // It ends its sandboxes first; the ground ends what is left.
+        let _gone = process::send(self.daemon.id(), "TERM");
+        let _ended = process::wait(&mut self.daemon, Duration::from_secs(10));
+    }
+}
+
+/// `argv` with the surroundings of `like`, where `groups` lies over /etc/group.
+fn seeing<S: AsRef<OsStr>>(groups: &Path, like: &Command, argv: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new("unshare");
+    let script = "mount --bind \"$0\" /etc/group && exec \"$@\"";
+    command.args(["--mount", "--propagation", "private", "/bin/sh", "-c", script]).arg(groups).args(argv);
+    command.env_clear().envs(like.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(like.get_current_dir().unwrap_or(Path::new("/")));
+    command
+}
+
+#[test]
+fn a_member_of_the_group_skep_needs_no_sudo() -> Outcome {
+    let host = Grouped::new("")?;
+    let socket = fs::metadata(host.skep.runtime().join("skepd.sock"))?;
+    ensure!((socket.gid().to_string().as_str(), socket.mode() & 0o777) == (GROUP, 0o660), "{socket:?}");
+    give_to_nobody(&host.skep.ground().workspace())?;
+    let run = host.skep.shell("id -u; id -G; touch made");
+    let ran = process::run(&mut host.as_member(&run.command()), PATIENCE)?;
+    // The agent is the user, and in none of his groups but his own.
+    ensure!(ran.code() == 0 && ran.stdout == "65534\n65534\n", "{ran:?}");
+    ensure!(owner(&host.skep.ground().workspace().join("made"))? == (NOBODY, NOBODY));
+    let audit = process::run(&mut host.as_member(&host.skep.command(["audit", "--json"])), PATIENCE)?;
+    ensure!(audit.code() == 0 && audit.stdout.contains("\"start\""), "{audit:?}");
+    let doctor = process::run(&mut host.as_member(&host.skep.command(["doctor"])), PATIENCE)?;
+    ensure!(doctor.stdout.contains("nobody is a member: no sudo while a skepd runs"), "{doctor:?}");
+
+    let stranger = || host.as_stranger(&run.command());
+    refused(&mut stranger(), &["open to root and to the group skep", "sudo usermod -aG skep nobody"])?;
+    let doctor = process::run(&mut host.as_stranger(&host.skep.command(["doctor"])), PATIENCE)?;
+    ensure!(doctor.stdout.contains("nobody is no member"), "{doctor:?}");
+    Ok(())
+}
+
+#[test]
+fn who_joined_the_group_after_his_session_began_is_told_to_log_in_again() -> Outcome {
+    let host = Grouped::new("nobody")?;
+    let run = host.skep.run(["true"]).command();
+    refused(
+        &mut host.as_stranger(&run),
+        &["joined after this session began", "log in again", "newgrp skep"],
+    )?;
+    let doctor = process::run(&mut host.as_stranger(&host.skep.command(["doctor"])), PATIENCE)?;
+    ensure!(doctor.stdout.contains("nobody joined it after this session began"), "{doctor:?}");
+    Ok(())
 }
 
 #[test]

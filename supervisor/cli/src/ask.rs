@@ -7,6 +7,7 @@ use skep_runtime::audit::Entry;
 use skep_runtime::places::Places;
 use skep_runtime::protocol::{Refusal, Reply, Request, Sandbox};
 
+use crate::access::sudo;
 use crate::arguments;
 use crate::client::{Client, ClientError};
 use crate::show::audit::{Printer, filter};
@@ -72,7 +73,8 @@ pub fn status(places: &Places, arguments: &arguments::Status) -> Result<(), Clie
 fn one(places: &Places, name: &str) -> Result<Sandbox, ClientError> {
     let client = match Client::reach_running(places) {
         Err(ClientError::NotRunning { .. }) => {
-            let advice = format!("skep audit {} shows what it did, if it was there before", foreign(name));
+            let advice =
+                format!("{} {} shows what it did, if it was there before", audit_for_caller(), foreign(name));
             return Err(ClientError::Refused(Refusal::new("sandbox", NONE, advice)));
         }
         client => client?,
@@ -92,7 +94,19 @@ pub fn audit(places: &Places, arguments: &arguments::Audit) -> Result<(), Client
     let filter = filter(arguments, SystemTime::now()).map_err(|message| {
         ClientError::Refused(Refusal { exit: 2, ..Refusal::new("usage", message, "see skep audit --help") })
     })?;
-    let client = Client::reach_running(places)?;
+    let client = Client::reach_running(places).map_err(|error| match error {
+        ClientError::NotRunning { socket, .. } => {
+            let message =
+                format!("the audit is root's, and no skepd is running at {socket} to show you yours");
+            let advice = format!(
+                "read it with sudo: {}; or have root keep one running: {}",
+                audit_for_caller(),
+                sudo("skepd")
+            );
+            ClientError::Refused(Refusal::new("audit", message, advice))
+        }
+        error => error,
+    })?;
     client.send(&Request::Audit { filter, follow: arguments.follow }, &[])?;
     let printer = Printer { screen: Screen::of_output(), json: arguments.json };
     let mut out = io::stdout().lock();
@@ -114,6 +128,12 @@ pub fn audit(places: &Places, arguments: &arguments::Audit) -> Result<(), Client
             _ => return Err(ClientError::Protocol),
         }
     }
+}
+
+/// How the caller reads his own records without a skepd: what he is shown with sudo is everybody's.
+fn audit_for_caller() -> String {
+    let uid = nix::unistd::getuid();
+    if uid.is_root() { "skep audit".to_owned() } else { format!("{} audit --owner {uid}", sudo("skep")) }
 }
 
 /// A line on standard output. Whoever stops reading has read enough.

@@ -12,6 +12,8 @@ use skep_kernel::seqpacket::{Channel, ChannelError};
 use skep_runtime::places::{Places, sibling};
 use skep_runtime::protocol::{Refusal, Reply, Request, VERSION};
 
+use crate::access::{Access, GROUP, sudo};
+
 /// How long a skepd that another client is just starting may take to listen, or one that is leaving to be gone.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -35,12 +37,16 @@ pub enum ClientError {
     NotRunning {
         /// The socket that was tried.
         socket: String,
+        /// What to do about it.
+        advice: String,
     },
     /// The daemon's socket is not for this user.
-    #[error("{socket} is open to root and to the group skep, and you are in neither")]
+    #[error("{problem}")]
     NotAllowed {
-        /// The socket that was tried.
-        socket: String,
+        /// Why.
+        problem: String,
+        /// What would open it.
+        advice: String,
     },
     /// skepd did not come up.
     #[error("starting skepd failed: {0}")]
@@ -73,10 +79,7 @@ impl ClientError {
     #[must_use]
     pub fn advice(&self) -> &str {
         match self {
-            Self::NotRunning { .. } => "run it with sudo: for root, skep starts skepd by itself",
-            Self::NotAllowed { .. } => {
-                "run it with sudo, or have root add you to the group: gpasswd -a $USER skep"
-            }
+            Self::NotRunning { advice, .. } | Self::NotAllowed { advice, .. } => advice,
             Self::Start(_) => "skep doctor says what this host has and what it lacks",
             Self::Channel(_) | Self::Closed => "skep audit shows what happened until then",
             Self::Refused(refusal) => &refusal.advice,
@@ -183,10 +186,33 @@ fn dialled_within(places: &Places, patience: Duration) -> Result<Channel, Client
 fn dialled(places: &Places) -> Result<Channel, ClientError> {
     let socket = || places.client_socket.display().to_string();
     dial(&places.client_socket).map_err(|error| match errno(&error) {
-        libc::EACCES | libc::EPERM => ClientError::NotAllowed { socket: socket() },
-        libc::ENOENT | libc::ECONNREFUSED => ClientError::NotRunning { socket: socket() },
+        libc::EACCES | libc::EPERM => not_allowed(&socket()),
+        libc::ENOENT | libc::ECONNREFUSED => {
+            let advice = format!(
+                "run it with sudo: {} …; or have root keep one running: {}",
+                sudo("skep"),
+                sudo("skepd")
+            );
+            ClientError::NotRunning { socket: socket(), advice }
+        }
         _ => error.into(),
     })
+}
+
+fn not_allowed(socket: &str) -> ClientError {
+    match Access::find() {
+        Ok(access) => {
+            let advice = match access.advice() {
+                advice if advice.is_empty() => "end it and start it again, as root".to_owned(),
+                advice => format!("run it with sudo, or do without from now on: {advice}"),
+            };
+            ClientError::NotAllowed { problem: access.closed(socket), advice }
+        }
+        Err(errno) => ClientError::NotAllowed {
+            problem: format!("{socket} is closed to you, and looking up the group {GROUP} failed: {errno}"),
+            advice: "run it with sudo".to_owned(),
+        },
+    }
 }
 
 fn errno(error: &ChannelError) -> i32 {

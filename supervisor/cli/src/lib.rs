@@ -1,6 +1,7 @@
 //! What the binaries `skep` and `skepd` share: the command line and what it shows.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod arguments;
 pub mod ask;
 pub mod client;

@@ -16,6 +16,7 @@ use skep_policy::profile::Profile;
 use skep_policy::tree::{Imagined, Tree};
 use skep_runtime::audit;
 
+use crate::access::Access;
 use crate::arguments::{self, ProfileCommand};
 use crate::show::audit::{Printer, ShowError, filter, follow, show, verification};
 use crate::show::doctor::{self, findings};
@@ -239,7 +240,12 @@ const UNPRIVILEGED: &str =
 
 /// `skep doctor`: the exit code is 1 when one of the profiles does not start here.
 #[must_use]
-pub fn doctor(arguments: &arguments::Doctor, facts: &Facts, around: &Surroundings<'_>) -> Answer {
+pub fn doctor(
+    arguments: &arguments::Doctor,
+    facts: &Facts,
+    access: &Access,
+    around: &Surroundings<'_>,
+) -> Answer {
     let check = |name: &String| {
         let checked = match around.load(OsStr::new(name)) {
             Ok(effective) => compiled(&effective, &around.bindings, around),
@@ -250,11 +256,11 @@ pub fn doctor(arguments: &arguments::Doctor, facts: &Facts, around: &Surrounding
         (name.clone(), checked)
     };
     let profiles: Vec<(String, Checked)> = around.names.iter().map(check).collect();
-    let found = findings(facts, around.host);
+    let (found, access) = (findings(facts, around.host), doctor::access(access));
     let text = match arguments.output.json {
-        true => doctor::json(&facts.kernel, &found, &profiles),
+        true => doctor::json(&facts.kernel, &found, &access, &profiles),
         false => {
-            let report = doctor::report(&Screen::of_output(), &facts.kernel, &found, &profiles);
+            let report = doctor::report(&Screen::of_output(), &facts.kernel, &found, &access, &profiles);
             if nix::unistd::geteuid().is_root() { report } else { format!("{UNPRIVILEGED}\n{report}") }
         }
     };

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
+use skep_cli::access::Access;
 use skep_cli::arguments::{self, Arguments, AuditCommand, Command};
 use skep_cli::client::ClientError;
 use skep_cli::local::{self, Answer, LocalError, Surroundings};
@@ -71,7 +72,14 @@ fn show_audit(audit: &arguments::Audit, places: &Places) -> u8 {
 
 fn examine(doctor: &arguments::Doctor, places: &Places) -> u8 {
     let facts = prove(places);
-    with_surroundings(places, &facts, |around| Ok(local::doctor(doctor, &facts, around)))
+    let access = match Access::find() {
+        Ok(access) => access,
+        Err(errno) => {
+            eprintln!("skep: looking up users and groups failed: {errno}");
+            return FAILED;
+        }
+    };
+    with_surroundings(places, &facts, |around| Ok(local::doctor(doctor, &facts, &access, around)))
 }
 
 /// Proves the layers. Idmapped mounts are tried where agents' states are, or where they will be made.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use nix::sys::signal::SigSet;
 use nix::unistd::{Group, geteuid, setsid};
+use skep_cli::access::GROUP;
 use skep_kernel::listener::Listener;
 use skep_kernel::process::{Close, close_from};
 use skep_runtime::audit::AuditError;
@@ -23,9 +24,6 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// How much of an error the client that started us is told.
 const MOST_SAID: usize = 2_000;
-
-/// The group whose members may ask for sandboxes without being root.
-const GROUP: &str = "skep";
 
 /// Sandbox supervisor for AI coding agents.
 #[derive(Debug, Parser)]

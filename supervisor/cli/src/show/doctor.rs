@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 use skep_kernel::probe::{Facts, Proof};
 use skep_policy::layers::Host;
 
+use crate::access::{Access, Standing};
+
 use super::profile::{Checked, starts, written_rules};
 use super::render::{Ink, Screen, counted, foreign, lines, pad, table};
 use super::weaker::{grouped, refused_json, weaker_json};
@@ -19,6 +21,20 @@ pub struct Finding {
     pub why: String,
     /// What to do about it; empty where nothing needs to be done.
     pub advice: String,
+}
+
+/// Whether the user needs no sudo.
+#[must_use]
+pub fn access(access: &Access) -> Finding {
+    let why = match (access.standing, &access.user) {
+        (Standing::NoGroup, _) => "there is no such group: only root uses skep".to_owned(),
+        (Standing::Outside, Some(user)) => format!("{user} is no member"),
+        (Standing::NotYet, Some(user)) => format!("{user} joined it after this session began"),
+        (Standing::Member, Some(user)) => format!("{user} is a member: no sudo while a skepd runs"),
+        (_, None) => "its members need no sudo while a skepd runs".to_owned(),
+    };
+    let here = access.standing == Standing::Member;
+    Finding { layer: "group skep", here, why, advice: access.advice() }
 }
 
 /// Turns facts into findings.
@@ -173,9 +189,15 @@ fn unprivileged_bpf(facts: &Facts) -> Finding {
 
 /// The whole report for people.
 #[must_use]
-pub fn report(screen: &Screen, kernel: &str, findings: &[Finding], profiles: &[(String, Checked)]) -> String {
+pub fn report(
+    screen: &Screen,
+    kernel: &str,
+    findings: &[Finding],
+    access: &Finding,
+    profiles: &[(String, Checked)],
+) -> String {
     let mut out = format!("kernel {}\n\n", foreign(kernel));
-    for finding in findings {
+    for finding in findings.iter().chain([access]) {
         let (word, ink) = if finding.here { ("yes", Ink::Good) } else { ("NO", Ink::Careful) };
         let why = screen.rest(&foreign(&finding.why), 31);
         out += &format!("{}  {}  {why}\n", pad(finding.layer, 24), screen.paint(ink, &pad(word, 3)));
@@ -215,11 +237,12 @@ fn details(screen: &Screen, name: &str, checked: &Checked) -> String {
 
 /// The whole report as one JSON object.
 #[must_use]
-pub fn json(kernel: &str, findings: &[Finding], profiles: &[(String, Checked)]) -> String {
+pub fn json(kernel: &str, findings: &[Finding], access: &Finding, profiles: &[(String, Checked)]) -> String {
     let layers: Vec<Value> = findings
         .iter()
         .map(|f| json!({ "layer": f.layer, "here": f.here, "why": foreign(&f.why), "advice": f.advice }))
         .collect();
+    let access = json!({ "member": access.here, "why": access.why, "advice": access.advice });
     let profiles: Vec<Value> = profiles
         .iter()
         .map(|(name, checked)| {
@@ -234,7 +257,7 @@ pub fn json(kernel: &str, findings: &[Finding], profiles: &[(String, Checked)]) 
             json!({ "profile": foreign(name), "starts": starts(checked), "weaker": weaker, "refused": refused })
         })
         .collect();
-    json!({ "kernel": foreign(kernel), "layers": layers, "profiles": profiles }).to_string()
+    json!({ "kernel": foreign(kernel), "layers": layers, "group": access, "profiles": profiles }).to_string()
 }
 
 #[cfg(test)]
@@ -293,11 +316,15 @@ mod tests {
             ("a".to_owned(), Ok((policy.clone(), Ok(Binding::default())))),
             ("b".to_owned(), Ok((policy, Err(Refusal { rules: Vec::new() })))),
         ];
-        let text = report(&Screen::default(), "6.18", &findings(&facts(), &Host::default()), &profiles);
+        let found = findings(&facts(), &Host::default());
+        let access = access(&Access { user: Some("bee".into()), standing: Standing::Outside });
+        let text = report(&Screen::default(), "6.18", &found, &access, &profiles);
+        let expected = "group skep                NO   bee is no member\n                               \
+                        -> sudo usermod -aG skep bee, then log in again\n";
+        assert!(text.contains(expected), "{text}");
         assert!(text.contains("a        starts, every rule enforced\nb        REFUSES to start"), "{text}");
         assert!(text.lines().all(|line| line.chars().all(skep_policy::escape::is_plain)), "{text:?}");
-        let value: Value =
-            serde_json::from_str(&json("6.18", &findings(&facts(), &Host::default()), &profiles)).unwrap();
+        let value: Value = serde_json::from_str(&json("6.18", &found, &access, &profiles)).unwrap();
         assert_eq!(
             (&value["profiles"][0]["starts"], &value["profiles"][1]["starts"]),
             (&json!(true), &json!(false))
