@@ -13,6 +13,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use skep_tests::Outcome;
 use skep_tests::audit::Record;
+use skep_tests::ground::CANARY;
 use skep_tests::process::{self, Finished};
 use skep_tests::skep::Skep;
 
@@ -351,6 +352,27 @@ fn a_profile_in_the_workspace_is_not_the_agents_to_change() -> Outcome {
     ensure!(ran.denied(&["mine.toml"]), "{:#?}", ran.audit);
     skep.ground().shell(script)?;
     ensure!(!profile.exists(), "outside, the same commands do it");
+    Ok(())
+}
+
+#[test]
+fn the_line_of_a_denial_says_where_it_goes_and_allows_it_there() -> Outcome {
+    let skep = Skep::new()?;
+    let profile = skep.ground().beside("mine.toml");
+    let text = "schema = 1\nname = \"mine\"\nuse = [\"workspace\"]\n";
+    fs::write(&profile, text)?;
+    // Named as people name it, and told so that it is found from anywhere.
+    let run = || skep.shell("cat ~/.bashrc").profile("../mine.toml");
+    let ran = run().finish()?;
+    ensure!(ran.code() == 1 && !ran.finished.stdout.contains(CANARY), "{ran:?}");
+    let audit = process::run(&mut skep.command(["audit", "--denied"]), PATIENCE)?;
+    let place = format!("  # in {}, above the first [table]", profile.display());
+    let hint =
+        audit.stdout.lines().find_map(|line| line.trim().strip_prefix("allow with: ")?.strip_suffix(&place));
+    let line = hint.with_context(|| format!("no line for {place}: {}", audit.stdout))?;
+    fs::write(&profile, format!("{text}{line}\n"))?;
+    let ran = run().finish()?;
+    ensure!(ran.code() == 0 && ran.finished.stdout.contains(CANARY), "{line}: {ran:?}");
     Ok(())
 }
 

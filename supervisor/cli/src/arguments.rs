@@ -169,7 +169,7 @@ pub enum ProfileCommand {
     /// Say what a profile decides for something and which rule does
     Explain(Explain),
     /// Print a profile with all it uses, as it is in force
-    Show(ProfileName),
+    Show(Show),
 }
 
 /// Which profile.
@@ -195,6 +195,17 @@ pub struct Check {
     /// Check only what is written, its examples too, and not whether this host can enforce it
     #[arg(long)]
     pub syntax: bool,
+}
+
+/// `skep profile show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "documented at its type, and clap would show a text from here")]
+    pub profile: ProfileName,
+    /// Print its own text instead, as the beginning of a profile that takes its place
+    #[arg(long, conflicts_with = "json")]
+    pub toml: bool,
 }
 
 /// `skep profile explain`.

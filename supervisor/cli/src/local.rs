@@ -21,7 +21,7 @@ use crate::arguments::{self, ProfileCommand};
 use crate::show::audit::{Printer, ShowError, filter, follow, show, verification};
 use crate::show::doctor::{self, findings};
 use crate::show::profile::{self, Checked, Question};
-use crate::show::render::{Screen, foreign};
+use crate::show::render::{Screen, foreign, lines};
 
 /// What a command has to say, and the exit code of `skep`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,8 +147,11 @@ pub fn profile(arguments: &arguments::Profile, around: &Surroundings<'_>) -> Res
             };
             Ok(Answer::new(&text, 0))
         }
-        ProfileCommand::Show(named) => {
+        ProfileCommand::Show(arguments::Show { profile: named, toml }) => {
             let effective = around.load(&named.profile)?;
+            if *toml {
+                return Ok(Answer::new(&text_of(&screen, &effective), 0));
+            }
             let policy = Policy::compile(&effective, &bindings(named, around), around.tree)?;
             let text =
                 if named.output.json { profile::show_json(&policy) } else { profile::show(&screen, &policy) };
@@ -195,6 +198,13 @@ fn unless_root(checked: &Checked) -> &'static str {
         }
         _ => "",
     }
+}
+
+/// The text of the profile at the top, which composition puts last.
+fn text_of(screen: &Screen, effective: &Effective) -> String {
+    let text = effective.sources.last().map(|(_, source)| source.text.as_str()).unwrap_or_default();
+    // A terminal is not to be commanded by it; a file gets what is there.
+    if screen.width.is_some() { lines(text) } else { text.to_owned() }
 }
 
 fn compiled(effective: &Effective, bindings: &Bindings, around: &Surroundings<'_>) -> Checked {
@@ -296,10 +306,11 @@ mod tests {
 
     #[test]
     fn every_shipped_profile_checks_and_shows() {
-        for (name, _) in skep_policy::shipped::PROFILES {
+        for (name, text) in &skep_policy::shipped::PROFILES {
             let checked = profile_command(&["check", name]).unwrap();
             assert_eq!(checked.exit, 0, "{}", checked.text);
             assert!(profile_command(&["show", name, "--json"]).unwrap().text.contains("\"rules\":["));
+            assert_eq!(profile_command(&["show", name, "--toml"]).unwrap().text, *text);
         }
     }
 

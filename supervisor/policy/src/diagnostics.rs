@@ -21,12 +21,29 @@ pub struct Source {
     pub file: String,
     /// The TOML text.
     pub text: String,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// Where the text of a profile came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A file, which [`Source::file`] names.
+    File,
+    /// It is part of skep: what is changed is a copy.
+    Shipped,
 }
 
 impl Source {
     /// Takes text that is already UTF-8. Its size is checked when it is parsed.
     pub fn new(file: impl Into<String>, text: impl Into<String>) -> Self {
-        Self { file: file.into(), text: text.into() }
+        Self { file: file.into(), text: text.into(), origin: Origin::File }
+    }
+
+    /// Takes the text of a profile that comes with skep.
+    pub fn shipped(file: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { origin: Origin::Shipped, ..Self::new(file, text) }
     }
 
     /// Takes the bytes of a file.

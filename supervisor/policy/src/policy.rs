@@ -151,6 +151,8 @@ pub struct Policy {
     pub egress: egress::Rules,
     /// Everything else the profiles say.
     pub rules: Rules,
+    /// Where all of it is written, the profile at the top last.
+    written: Vec<suggest::Written>,
 }
 
 impl Policy {

@@ -31,7 +31,7 @@ impl Library for Shipped {
 /// The texts of the shipped profiles; each is called by its name.
 #[must_use]
 pub fn shipped() -> Vec<Source> {
-    PROFILES.iter().map(|(name, text)| Source::new(*name, *text)).collect()
+    PROFILES.iter().map(|(name, text)| Source::shipped(*name, *text)).collect()
 }
 
 /// The profile whose `match` has the command, given by the base name of its program.

@@ -5,7 +5,7 @@
     reason = "a helper of tests fails by panicking, with the errors as people read them"
 )]
 
-use skep_policy::compose::compose;
+use skep_policy::compose::{Library, compose};
 use skep_policy::decision::Decision;
 use skep_policy::diagnostics::Source;
 use skep_policy::launch::{Ids, RootOp};
@@ -356,23 +356,96 @@ fn the_landlock_hull_is_what_the_binds_open() {
     assert!(!hull.iter().any(|rule| rule.starts_with("/ ")));
 }
 
+/// The line without where it goes.
+fn line(suggestion: Option<String>) -> (String, String) {
+    let suggestion = suggestion.expect("a line");
+    let (line, place) = suggestion.split_once("  # ").expect("a place");
+    (line.to_owned(), place.to_owned())
+}
+
 #[test]
 fn each_denial_has_the_line_that_would_allow_it() {
-    let body = "[files]\nread = [\"/srv/ro\"]\n[guards]\nhide = [\"/srv/ro/secret\"]\n";
     let path = std::path::Path::new("/srv/other/\"x\"");
-    for op in [FileOp::Read, FileOp::Write, FileOp::Exec] {
-        let line = policy("").allowing(op, path, None);
+    for op in [FileOp::Read, FileOp::Write, FileOp::Exec, FileOp::Create, FileOp::Remove] {
+        let (line, place) = line(policy("").allowing(op, path, None));
         assert_eq!(policy(&line).judge(op, path).decision, Decision::Allow, "{line}");
+        assert_eq!(place, "in p, above the first [table]");
     }
-    let denied = policy(body).judge(FileOp::Read, "/srv/ro/secret");
-    let line = policy(body).allowing(FileOp::Read, "/srv/ro/secret".as_ref(), denied.rule.as_ref());
-    let expected =
-        "guards.hide = [{ path = \"/srv/ro/secret\", except = [\"/srv/ro/secret\"] }]  # instead of p:6";
-    assert_eq!(line, expected);
-    let opened = policy(&format!("{line}\nfiles.read = [\"/srv/ro\"]\n"));
-    assert_eq!(opened.judge(FileOp::Read, "/srv/ro/secret").decision, Decision::Allow);
-    let line = Policy::allowing_connect("example.com", 443);
-    assert_eq!(policy(&line).judge_connect("example.com", 443).decision, Decision::Allow);
+    let (connect, _) = line(policy("").allowing_connect("example.com", 443));
+    assert_eq!(policy(&connect).judge_connect("example.com", 443).decision, Decision::Allow);
+}
+
+#[test]
+fn a_line_fits_where_it_is_said_to_go() {
+    let path = std::path::Path::new("/srv/x");
+    let tables = "[files]\nread = [\"/srv/ro\"]\n[[egress]]\nto = [\"a.example:443\"]\n";
+    let (read, place) = line(policy(tables).allowing(FileOp::Read, path, None));
+    assert_eq!((read.as_str(), place.as_str()), ("read = [\"/srv/x\"]", "in p, into the list of line 4"));
+    let (write, place) = line(policy(tables).allowing(FileOp::Write, path, None));
+    assert_eq!(place, "in p, below [files]");
+    let added = tables.replace("[files]\n", &format!("[files]\n{write}\n"));
+    assert_eq!(policy(&added).judge(FileOp::Write, path).decision, Decision::Allow);
+    let (to, place) = line(policy(tables).allowing_connect("b.example", 443));
+    assert_eq!(place, "in p, below another [[egress]]");
+    let added = format!("{tables}[[egress]]\n{to}\n");
+    assert_eq!(policy(&added).judge_connect("b.example", 443).decision, Decision::Allow);
+    let dotted = "files.read = [\"/srv/ro\"]\n";
+    let (read, place) = line(policy(dotted).allowing(FileOp::Read, path, None));
+    assert_eq!(
+        (read.as_str(), place.as_str()),
+        ("files.read = [\"/srv/x\"]", "in p, into the list of line 3")
+    );
+}
+
+#[test]
+fn the_item_of_a_guard_gets_one_more_exception_and_keeps_the_rest() {
+    let guards = |item: &str| format!("[files]\nread = [\"/srv/ro\"]\n[guards]\nhide = [{item}]\n");
+    let item = "{ path = \"/srv/ro/**\", except = [\"/srv/ro/a\"], reason = \"keys\", best_effort = true }";
+    let secret = std::path::Path::new("/srv/ro/secret");
+    let judged = |body: &str, path| policy(body).judge(FileOp::Read, path);
+    let denied = judged(&guards(item), secret);
+    let (opened, place) = line(policy(&guards(item)).allowing(FileOp::Read, secret, denied.rule.as_ref()));
+    assert_eq!(place, "in p, instead of the item in line 6");
+    assert_eq!(
+        opened,
+        "{ path = \"/srv/ro/**\", except = [\"/srv/ro/a\", \"/srv/ro/secret\"], reason = \"keys\", best_effort = true }"
+    );
+    assert_eq!(judged(&guards(&opened), secret).decision, Decision::Allow);
+    assert_eq!(judged(&guards(&opened), "/srv/ro/other".as_ref()).decision, Decision::Deny);
+}
+
+#[test]
+fn what_is_shipped_is_changed_in_a_profile_or_copy_of_ones_own() {
+    let profile = Profile::parse(&Shipped.find("workspace").expect("shipped")).expect("good");
+    let effective = compose(&profile, &Shipped).expect("good");
+    let policy = Policy::compile(&effective, &Bindings::for_tests(), &tree()).expect("good");
+    let (_, place) = line(policy.allowing(FileOp::Read, "/srv/x".as_ref(), None));
+    assert_eq!(place, "in a profile of your own, below use = [\"workspace\"]");
+    let hook = std::path::Path::new("/home/u/project/.git/hooks/pre-commit");
+    let denied = policy.judge(FileOp::Write, hook);
+    let (item, place) = line(policy.allowing(FileOp::Write, hook, denied.rule.as_ref()));
+    assert!(item.starts_with("{ path = \"${workspace}/.git/hooks\", except = ["), "{item}");
+    let copy = "of your own copy: skep profile show --toml git > /etc/skep/profiles.d/git.toml";
+    assert!(place.starts_with("instead of the item in line ") && place.ends_with(copy), "{place}");
+}
+
+#[test]
+fn where_no_line_would_help_there_is_none() {
+    let allowing = |op, path: &str| {
+        let policy = policy("");
+        let rule = policy.judge(op, path).rule;
+        policy.allowing(op, path.as_ref(), rule.as_ref())
+    };
+    assert_eq!(
+        allowing(FileOp::Write, "/proc/sys/kernel/core_pattern"),
+        None,
+        "a place of the sandbox's own"
+    );
+    assert_eq!(allowing(FileOp::Create, "/home/u/new"), None, "the whole home directory");
+    assert_eq!(allowing(FileOp::Read, "/home"), None, "more than that");
+    assert!(allowing(FileOp::Read, "/home/u/notes").is_some());
+    let denying = "[[egress]]\nto = [\"*:*\"]\ndecision = \"deny\"\n";
+    assert_eq!(policy(denying).allowing_connect("example.com", 443), None);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use skep_ebpf_abi::net;
 use skep_kernel::bpf::{Call, Connect, Event, Exec, Named, Opened, Status, Task};
 use skep_policy::decision::Decision;
-use skep_policy::policy::{FileOp, Policy, Verdict};
+use skep_policy::policy::{FileOp, Verdict};
 
 use crate::absence::Absence;
 use crate::audit::{self, Body, Record, Text};
@@ -180,7 +180,7 @@ fn refused(live: &Live, absence: &mut Absence, call: &Call) -> Option<Body> {
     let allow_with = live.policy.allowing(op, &path, verdict.rule.as_ref());
     let what = format!("{} {}", format!("{op:?}").to_lowercase(), shown(&path));
     let rule = verdict.rule.map(|rule| rule.to_string());
-    if !count_denial(live, what, rule.clone(), Some(allow_with.clone())) {
+    if !count_denial(live, what, rule.clone(), allow_with.clone()) {
         return None;
     }
     Some(Body::Denied(audit::Denied {
@@ -190,7 +190,7 @@ fn refused(live: &Live, absence: &mut Absence, call: &Call) -> Option<Body> {
         errno: Some(format!("{:?}", nix::errno::Errno::from_raw(call.errno))),
         rule: rule.map(Text::from),
         reason: Text::from(reason(verdict.decision, verdict.reason)),
-        allow_with: Some(Text::from(allow_with)),
+        allow_with: allow_with.map(Text::from),
         count: 1,
     }))
 }
@@ -214,7 +214,8 @@ fn refused_address(live: &Live, connect: &Connect) -> Option<Body> {
         Some(name) if protocol == "tcp" => Some(live.policy.judge_connect(name, port)),
         _ => None,
     };
-    let allow_with = verdict.as_ref().and(name.as_ref()).map(|name| Policy::allowing_connect(name, port));
+    let named = verdict.as_ref().and(name.as_ref());
+    let allow_with = named.and_then(|name| live.policy.allowing_connect(name, port));
     let (rule, reason) = match verdict {
         Some(verdict) => (verdict.rule.map(|rule| rule.to_string()), verdict.reason),
         None if protocol == "udp" => (None, "of UDP only DNS leaves a sandbox".to_owned()),

@@ -300,6 +300,10 @@ fn guarding_itself<'e>(
         Refusal::new("profile", message, "keep it where it can be named in a rule")
     })?;
     let mut effective = effective.clone();
+    // What is said about it is read later, and elsewhere.
+    if let Some((_, source)) = effective.sources.last_mut() {
+        path.clone_into(&mut source.file);
+    }
     effective.rules.guards.push(Guard::of_profile(path));
     Ok(Cow::Owned(effective))
 }

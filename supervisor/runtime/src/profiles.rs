@@ -163,7 +163,7 @@ impl Library for Shelf {
             return Some(Source::new(path.display().to_string(), text));
         }
         let (name, text) = shipped::PROFILES.iter().find(|(shipped, _)| *shipped == name)?;
-        Some(Source::new(format!("{name}.toml"), *text))
+        Some(Source::shipped(format!("{name}.toml"), *text))
     }
 }
 

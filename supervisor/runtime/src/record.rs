@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use skep_policy::decision::Decision;
 use skep_policy::gateway::{GatewayEvent, Subject};
-use skep_policy::policy::Policy;
 use tokio::sync::watch;
 
 use crate::audit::{self, AuditError, Body, Durability, Log, Record, Text};
@@ -121,12 +120,12 @@ fn judged(
         Subject::Address { address, .. } => address.to_string(),
     };
     let allow_with = match subject {
+        _ if decision == Decision::Allow => None,
         // Whoever looked a name up most likely wanted HTTPS; the line is a suggestion for a person.
-        Subject::Name { name, .. } => Some(Policy::allowing_connect(name, 443)),
-        Subject::Connection { name, port, .. } => Some(Policy::allowing_connect(name, *port)),
+        Subject::Name { name, .. } => live.policy.allowing_connect(name, 443),
+        Subject::Connection { name, port, .. } => live.policy.allowing_connect(name, *port),
         Subject::Address { .. } => None,
     };
-    let allow_with = allow_with.filter(|_| decision != Decision::Allow);
     if decision == Decision::Allow {
         if matches!(subject, Subject::Connection { .. }) {
             live.progress().counters.connected += 1;

@@ -205,17 +205,20 @@ fn decision(decision: Decision) -> (&'static str, Ink) {
     }
 }
 
-/// The line of TOML that would allow it; `None` where it is allowed.
+/// The line of TOML that would allow it; `None` where it is allowed, or no line would.
 fn allow_with(
     policy: &Policy,
     question: &Question,
     verdict: &Verdict,
     real: Option<&Path>,
 ) -> Option<String> {
-    (verdict.decision != Decision::Allow).then(|| match question {
+    if verdict.decision == Decision::Allow {
+        return None;
+    }
+    match question {
         Question::File(op, path) => policy.allowing(*op, real.unwrap_or(path), verdict.rule.as_ref()),
-        Question::Connect(name, port) => Policy::allowing_connect(name, *port),
-    })
+        Question::Connect(name, port) => policy.allowing_connect(name, *port),
+    }
 }
 
 /// The decision, the rule that made it, and why.
@@ -440,7 +443,14 @@ to = ["api.example.com:443"]
         assert!(text.starts_with("deny: write /home/u/project/.git/hooks/pre-commit\n"), "{text}");
         assert!(text.contains("rule        bee:7 guards.protect"), "{text}");
         assert!(text.contains("reason      runs outside the sandbox"), "{text}");
-        assert!(text.contains("allow with  guards.protect = "), "{text}");
+        assert!(
+            text.contains(
+                "allow with  { path = \"${workspace}/.git/hooks\", except = \
+                 [\"/home/u/project/.git/hooks/pre-commit\"], reason = \"runs outside the sandbox\" }  \
+                 # in bee.toml, instead of the item in line 7\n"
+            ),
+            "{text}"
+        );
     }
 
     #[test]

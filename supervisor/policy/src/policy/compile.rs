@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::suggest::Written;
 use super::{Bindings, Grant, Guard, Policy, Verdict, places};
 use crate::compose::Effective;
 use crate::diagnostics::{Diagnostic, Diagnostics};
@@ -51,7 +52,8 @@ fn bind(effective: &Effective, bindings: &Bindings, tree: &dyn Tree) -> Policy {
     let guards = effective.rules.guards.iter().filter_map(|guard| bind_guard(guard, bindings)).collect();
     let (name, bindings) = (effective.name.clone(), bindings.clone());
     let egress = egress_rules(&effective.rules.egress);
-    Policy { name, bindings, grants, guards, egress, rules: effective.rules.clone() }
+    let written = effective.sources.iter().map(|(name, source)| Written::of(name, source)).collect();
+    Policy { name, bindings, grants, guards, egress, rules: effective.rules.clone(), written }
 }
 
 fn bind_grant(grant: &profile::Grant, bindings: &Bindings) -> Option<Grant> {

@@ -1,38 +1,137 @@
-//! The one line of TOML that would allow what was denied.
+//! The one line of TOML that would allow what was denied, and after it, as a comment, where it goes.
 
 use std::path::Path;
 
-use super::{FileOp, Policy};
+use super::{FileOp, Guard, Policy};
+use crate::decision::Decision;
+use crate::diagnostics::{Origin, Source};
+use crate::egress;
+use crate::escape::escape;
 use crate::rule::RuleRef;
 
-impl Policy {
-    /// The line for an operation on a file, to be put into the profile. For a guard it is the guard's own line
-    /// with an exception, for nothing else opens it.
-    #[must_use]
-    pub fn allowing(&self, op: FileOp, path: &Path, rule: Option<&RuleRef>) -> String {
-        // TOML holds Unicode only; other names are granted through their directory.
-        let Some(shown) = path.to_str() else {
-            return path.parent().map_or_else(String::new, |parent| self.allowing(op, parent, rule));
+/// A profile as far as it takes to say where a line goes.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Written {
+    profile: String,
+    /// `None` for a shipped profile, which nobody changes in its place.
+    file: Option<String>,
+    /// The headers of its tables, `[files]` and `[[egress]]`: below one, keys are written without its name.
+    headers: Vec<String>,
+}
+
+impl Written {
+    pub(super) fn of(profile: &str, source: &Source) -> Self {
+        let file = match source.origin {
+            Origin::File => Some(escape(source.file.as_bytes()).into_owned()),
+            Origin::Shipped => None,
         };
-        match rule.and_then(|rule| rule.key.strip_prefix("guards.").map(|key| (rule, key))) {
-            Some((rule, _)) if rule.line == 0 => {
-                "# nothing does: it is changed outside the sandbox".to_owned()
-            }
-            Some((rule, key)) => format!(
-                "guards.{key} = [{{ path = {}, except = [{}] }}]  # instead of {}:{}",
-                quoted(&rule.text),
-                quoted(shown),
-                rule.profile,
-                rule.line
-            ),
-            None => format!("files.{} = [{}]", op.list(), quoted(shown)),
+        let headers = source.text.lines().filter_map(|line| line.split('#').next()).map(str::trim);
+        let headers = headers.filter(|line| line.starts_with('[')).map(str::to_owned).collect();
+        Self { profile: profile.to_owned(), file, headers }
+    }
+}
+
+impl Policy {
+    /// The line for an operation on a file. For a guard it is the guard's own item with one more exception, for
+    /// nothing else opens it. `None` where no line of a profile does: for the places every sandbox has, and for
+    /// what is changed outside only.
+    #[must_use]
+    pub fn allowing(&self, op: FileOp, path: &Path, rule: Option<&RuleRef>) -> Option<String> {
+        // TOML holds Unicode only; other names are granted through their directory.
+        let Some(shown) = path.to_str() else { return self.allowing(op, path.parent()?, rule) };
+        if rule.is_some_and(|rule| rule.line == 0) {
+            return None;
+        }
+        if let Some(guard) =
+            rule.and_then(|rule| self.guards.iter().find(|guard| guard.written.rule == *rule))
+        {
+            return Some(self.excepting(guard, shown));
+        }
+        // A name is made and removed in its directory.
+        let granted = match op {
+            FileOp::Create | FileOp::Remove => path.parent().and_then(Path::to_str).unwrap_or(shown),
+            FileOp::Read | FileOp::Write | FileOp::Exec | FileOp::Connect => shown,
+        };
+        if self.bindings.home.starts_with(granted) {
+            // That would open the whole home directory, or more.
+            return None;
+        }
+        let key = op.list();
+        let list = |grant: &&crate::profile::Grant| grant.kind.key() == key;
+        let beside = self.rules.grants.iter().filter(list).map(|grant| &grant.rule);
+        let line = format!("{key} = [{}]", quoted(granted));
+        Some(self.added("files", "[files]", &line, beside))
+    }
+
+    /// The line for a connection; `None` where a rule denies it whatever another says.
+    #[must_use]
+    pub fn allowing_connect(&self, name: &str, port: u16) -> Option<String> {
+        let name = egress::canonical_name(name)?;
+        let labels = name.split('.').map(str::to_owned).collect();
+        let added =
+            egress::Rule { labels, port: Some(port), decision: Decision::Allow, display: String::new() };
+        let mut rules = self.egress.clone();
+        rules.rules.push(added);
+        if rules.judge(&name, port).decision != Decision::Allow {
+            return None;
+        }
+        let to = format!("to = [{}]", quoted(&format!("{name}:{port}")));
+        let beside = self.rules.egress.iter().map(|egress| &egress.rule);
+        Some(self.added("egress", "[[egress]]", &to, beside))
+    }
+
+    /// A line that adds to the profile at the top, and where it goes there. `beside` are the rules it would stand among.
+    fn added<'r>(
+        &self,
+        table: &str,
+        header: &str,
+        line: &str,
+        mut beside: impl Iterator<Item = &'r RuleRef>,
+    ) -> String {
+        let whole = match header {
+            "[[egress]]" => format!("egress = [{{ {line} }}]"),
+            _ => format!("{table}.{line}"),
+        };
+        let top = self.written.last();
+        let Some(file) = top.and_then(|top| top.file.as_deref()) else {
+            return format!("{whole}  # in a profile of your own, below use = [{}]", quoted(&self.name));
+        };
+        let has_header = top.is_some_and(|top| top.headers.iter().any(|known| known == header));
+        let list = beside.find(|rule| rule.profile == self.name);
+        match (has_header, list) {
+            (true, _) if header == "[[egress]]" => format!("{line}  # in {file}, below another [[egress]]"),
+            (true, None) => format!("{line}  # in {file}, below {header}"),
+            (true, Some(list)) => format!("{line}  # in {file}, into the list of line {}", list.line),
+            (false, None) => format!("{whole}  # in {file}, above the first [table]"),
+            (false, Some(list)) => format!("{whole}  # in {file}, into the list of line {}", list.line),
         }
     }
 
-    /// The line for a connection.
-    #[must_use]
-    pub fn allowing_connect(name: &str, port: u16) -> String {
-        format!("egress = [{{ to = [{}] }}]", quoted(&format!("{name}:{port}")))
+    /// The item of a guard with one more exception, and which item it replaces.
+    fn excepting(&self, guard: &Guard, path: &str) -> String {
+        let written = &guard.written;
+        let except = written.except.iter().map(String::as_str).chain([path]).map(quoted);
+        let mut item = format!(
+            "{{ path = {}, except = [{}]",
+            quoted(&written.path),
+            except.collect::<Vec<_>>().join(", ")
+        );
+        if let Some(reason) = &written.reason {
+            item += &format!(", reason = {}", quoted(reason));
+        }
+        if written.best_effort {
+            item += ", best_effort = true";
+        }
+        let RuleRef { profile, line, .. } = &written.rule;
+        let source = self.written.iter().find(|source| source.profile == *profile);
+        let place = match source.and_then(|source| source.file.as_deref()) {
+            Some(file) => format!("in {file}, instead of the item in line {line}"),
+            None => format!(
+                "instead of the item in line {line} of your own copy: skep profile show --toml {profile} > \
+                 /etc/skep/profiles.d/{profile}.toml"
+            ),
+        };
+        format!("{item} }}  # {place}")
     }
 }
 
