@@ -6,6 +6,7 @@
 
 pub mod net;
 pub mod offsets;
+pub mod quota;
 pub mod record;
 pub mod settings;
 pub mod syscalls;

@@ -44,9 +44,9 @@ pub struct Counts {
     pub reads: u64,
     /// Connects and datagrams that were let through: without one, nothing can have reached the gateway.
     pub sent: u64,
-    /// Records written for this sandbox.
-    pub records: u64,
-    /// Records of this sandbox that found no room in the ring.
+    /// Bytes of the ring that records of this sandbox took; see [`crate::quota`].
+    pub bytes: u64,
+    /// Records of this sandbox that found no room.
     pub lost: u64,
 }
 

@@ -101,18 +101,22 @@ impl Task {
         }
     }
 
-    /// Handles everything recorded up to now, and the losses that no later record has shown yet.
+    /// Handles everything recorded up to now, and the gaps that no later record has shown yet.
     fn catch_up(&mut self) {
         if let Err(error) = self.reader.settle() {
             tracing::error!(%error, "lost records cannot be counted");
         }
         let mut left = self.reader.queued();
-        while left > 0 {
+        loop {
+            // Also where nothing is left to take: what never arrived is told by a batch.
             left -= self.batch(left.min(BATCH));
+            if left == 0 {
+                return;
+            }
         }
     }
 
-    /// Handles up to `most` records, and says how many there were.
+    /// Handles up to `most` records and what was lost meanwhile, and says how many records there were.
     fn batch(&mut self, most: usize) -> usize {
         let mut records: Vec<Record> = Vec::new();
         let mut taken = 0;
@@ -121,6 +125,14 @@ impl Task {
             let Some(event) = self.reader.next() else { break };
             taken += 1;
             observe::record(&self.registry, &mut self.absence, event, &mut records);
+        }
+        match self.reader.account() {
+            Ok(losses) => losses.into_iter().for_each(|loss| {
+                observe::record(&self.registry, &mut self.absence, loss, &mut records);
+            }),
+            Err(error) => {
+                tracing::error!(%error, "what was read stays counted as unread: records will be lost");
+            }
         }
         if !records.is_empty() && self.recorder.write_all(records).is_err() {
             tracing::debug!("records of the kernel are lost, every sandbox ends");

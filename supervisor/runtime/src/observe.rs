@@ -15,7 +15,7 @@ use skep_policy::policy::{FileOp, Verdict};
 
 use crate::absence::Absence;
 use crate::audit::{self, Body, Record, Text};
-use crate::record::count_denial;
+use crate::record::{count_denial, losses};
 use crate::registry::{Live, MOST_DISTINCT, Registry};
 
 /// Appends the records an event deserves: none for repeats and for sandboxes that are gone.
@@ -26,8 +26,9 @@ pub fn record(registry: &Registry, absence: &mut Absence, event: Event, records:
         Event::Opened(opened) => &opened.task,
         Event::Refused(call) | Event::Changed(call) => &call.task,
         Event::Connect(connect) => &connect.task,
-        Event::Lost { cpu, count } => return lost(registry, Some(*cpu), *count, records),
-        Event::Malformed { .. } => return lost(registry, None, 1, records),
+        Event::Overflowed { cgroup, lost } => return overflowed(registry, *cgroup, *lost, records),
+        Event::Lost { cpu, count } => return records.push(gap(Some(*cpu), *count)),
+        Event::Malformed { .. } => return records.push(gap(None, 1)),
     };
     let Some(live) = registry.of_cgroup(task.cgroup) else { return };
     let at = task.time_ns;
@@ -41,7 +42,7 @@ pub fn record(registry: &Registry, absence: &mut Absence, event: Event, records:
         Event::Changed(call) => passed_change(&live, &call),
         Event::Refused(call) => refused(&live, absence, &call),
         Event::Connect(connect) => refused_address(&live, &connect),
-        Event::Lost { .. } | Event::Malformed { .. } => None,
+        Event::Overflowed { .. } | Event::Lost { .. } | Event::Malformed { .. } => None,
     };
     records.extend(body.map(|body| Record::of(&live.origin, body).at(at)));
 }
@@ -58,13 +59,16 @@ fn is_of_the_launch(live: &Live, event: &Event) -> bool {
     is_ours && live.progress().counters.executed == 0
 }
 
-/// A gap is nobody's in particular: the counter of every sandbox that ran shows it.
-fn lost(registry: &Registry, cpu: Option<u32>, count: u64, records: &mut Vec<Record>) {
-    for live in registry.all() {
-        live.progress().counters.lost += count;
-    }
+/// A sandbox had more to tell than it has room for: its loss, and nobody else's.
+fn overflowed(registry: &Registry, cgroup: u64, lost: u64, records: &mut Vec<Record>) {
+    let Some(live) = registry.of_cgroup(cgroup) else { return };
+    records.extend(losses(&live, lost).map(|body| Record::of(&live.origin, body)));
+}
+
+/// A gap in the numbers of a CPU is nobody's in particular.
+fn gap(cpu: Option<u32>, count: u64) -> Record {
     let body = audit::Lost { source: "ring".to_owned(), cpu, count, ..audit::Lost::default() };
-    records.push(Record::general(Body::Lost(body)));
+    Record::general(Body::Lost(body))
 }
 
 fn who(task: &Task) -> audit::Task {
@@ -307,4 +311,32 @@ fn path_of(bytes: &[u8]) -> &Path {
 
 fn shown(path: &Path) -> String {
     skep_policy::escape::escape(path.as_os_str().as_bytes()).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_a_sandbox_has_lost_is_said_of_it_alone_and_once() {
+        let registry = Registry::default();
+        let (flooder, other) = (Arc::new(Live::for_tests("a", 1)), Arc::new(Live::for_tests("b", 2)));
+        assert!(registry.insert(Arc::clone(&flooder)) && registry.insert(Arc::clone(&other)));
+        let mut records = Vec::new();
+        let mut happens = |event| record(&registry, &mut Absence::default(), event, &mut records);
+        for lost in [5, 5, 8] {
+            happens(Event::Overflowed { cgroup: 1, lost });
+        }
+        happens(Event::Overflowed { cgroup: 3, lost: 9 });
+        happens(Event::Lost { cpu: 0, count: 4 });
+        let told = |record: &Record| {
+            let Body::Lost(lost) = &record.body else { panic!("{record:?}") };
+            (record.origin.as_ref().map(|origin| origin.sandbox.id.clone()), lost.count)
+        };
+        let told: Vec<_> = records.iter().map(told).collect();
+        assert_eq!(told, [(Some("1".to_owned()), 5), (Some("1".to_owned()), 3), (None, 4)]);
+        assert_eq!((flooder.progress().counters.lost, other.progress().counters.lost), (8, 0));
+    }
 }

@@ -161,3 +161,11 @@ pub fn count_denial(live: &Live, what: String, rule: Option<String>, allow_with:
     }
     true
 }
+
+/// What a sandbox that has lost `lost` records since it was admitted has lost since this was said last.
+pub fn losses(live: &Live, lost: u64) -> Option<Body> {
+    let mut progress = live.progress();
+    let count = lost.checked_sub(progress.counters.lost).filter(|count| *count > 0)?;
+    progress.counters.lost = lost;
+    Some(Body::Lost(audit::Lost { source: "sandbox".to_owned(), count, ..audit::Lost::default() }))
+}

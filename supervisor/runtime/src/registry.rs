@@ -145,6 +145,47 @@ impl Live {
     }
 }
 
+#[cfg(test)]
+impl Live {
+    /// A sandbox that no rule grants anything.
+    pub(crate) fn for_tests(name: &str, cgroup: u64) -> Self {
+        use skep_policy::compose::compose;
+        use skep_policy::diagnostics::Source;
+        use skep_policy::policy::Bindings;
+        use skep_policy::profile::Profile;
+        use skep_policy::shipped::Shipped;
+        use skep_policy::tree::Imagined;
+
+        use crate::audit::{self, Redactor};
+
+        let profile = Profile::parse(&Source::new("p", "schema = 1\nname = \"p\"\n")).unwrap();
+        let effective = compose(&profile, &Shipped).unwrap();
+        let sandbox = audit::Sandbox {
+            id: cgroup.to_string(),
+            name: name.into(),
+            owner: 0,
+            profile: "p".into(),
+            version: String::new(),
+            weaker: None,
+        };
+        Self {
+            id: cgroup.to_string(),
+            name: name.to_owned(),
+            owner: 0,
+            lookup: Ids { uid: 0, gid: 0 },
+            profile: "p".to_owned(),
+            workspace: PathBuf::new(),
+            command: String::new(),
+            cgroup,
+            policy: Policy::compile(&effective, &Bindings::for_tests(), &Imagined).unwrap(),
+            origin: Arc::new(Origin { sandbox, redactor: Redactor::default() }),
+            binding: Binding::default(),
+            since: Instant::now(),
+            progress: Mutex::default(),
+        }
+    }
+}
+
 /// All living sandboxes.
 #[derive(Debug, Default)]
 pub struct Registry {
@@ -225,43 +266,10 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use skep_policy::compose::compose;
-    use skep_policy::diagnostics::Source;
-    use skep_policy::policy::Bindings;
-    use skep_policy::profile::Profile;
-    use skep_policy::shipped::Shipped;
-    use skep_policy::tree::Imagined;
-
     use super::*;
-    use crate::audit::{self, Redactor};
 
     fn named(name: &str, cgroup: u64) -> Arc<Live> {
-        let profile = Profile::parse(&Source::new("p", "schema = 1\nname = \"p\"\n")).unwrap();
-        let policy =
-            Policy::compile(&compose(&profile, &Shipped).unwrap(), &Bindings::for_tests(), &Imagined);
-        let sandbox = audit::Sandbox {
-            id: cgroup.to_string(),
-            name: name.into(),
-            owner: 0,
-            profile: "p".into(),
-            version: String::new(),
-            weaker: None,
-        };
-        Arc::new(Live {
-            id: cgroup.to_string(),
-            name: name.to_owned(),
-            owner: 0,
-            lookup: Ids { uid: 0, gid: 0 },
-            profile: "p".to_owned(),
-            workspace: PathBuf::new(),
-            command: String::new(),
-            cgroup,
-            policy: policy.unwrap(),
-            origin: Arc::new(Origin { sandbox, redactor: Redactor::default() }),
-            binding: Binding::default(),
-            since: Instant::now(),
-            progress: Mutex::default(),
-        })
+        Arc::new(Live::for_tests(name, cgroup))
     }
 
     #[test]

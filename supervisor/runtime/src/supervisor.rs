@@ -14,7 +14,7 @@ use skep_policy::launch::Network;
 use skep_policy::layers::Host;
 use tokio::sync::watch;
 
-use crate::audit::{AuditError, Body, Failure, Layer, Log, Options, Record, Text};
+use crate::audit::{AuditError, Body, Failure, Layer, Log, Lost, Options, Record, Text};
 use crate::events::Events;
 use crate::gateway::Gateways;
 use crate::hex::hex;
@@ -78,6 +78,8 @@ pub struct Supervisor {
     /// The seccomp programs.
     pub filters: Filters,
     programs: Mutex<Programs>,
+    /// How often a program was skipped, as far as the audit has it.
+    skipped: AtomicU64,
     stopping: watch::Sender<bool>,
     serial: AtomicU64,
 }
@@ -139,6 +141,7 @@ impl Supervisor {
             stopping: watch::channel(false).0,
             serial: AtomicU64::new(0),
             programs: Mutex::new(programs),
+            skipped: AtomicU64::new(0),
             places,
             registry,
             recorder,
@@ -199,6 +202,23 @@ impl Supervisor {
                 tracing::error!(%error, "a cgroup stays in the BPF map");
                 None
             }
+        }
+    }
+
+    /// Writes down how often the kernel has skipped a program since this was done last: no gap shows these.
+    pub fn record_skipped(&self) {
+        let skipped = self.programs.lock().unwrap_or_else(PoisonError::into_inner).skipped();
+        let skipped = match skipped {
+            Ok(skipped) => skipped,
+            Err(error) => return tracing::error!(%error, "records that were never made cannot be counted"),
+        };
+        let count = skipped.saturating_sub(self.skipped.fetch_max(skipped, Ordering::Relaxed));
+        if count == 0 {
+            return;
+        }
+        let body = Body::Lost(Lost { source: "programs".to_owned(), count, ..Lost::default() });
+        if self.recorder.write(Record::general(body)).is_err() {
+            tracing::debug!("every sandbox ends");
         }
     }
 }

@@ -35,6 +35,7 @@ use crate::gateway::Service;
 use crate::helper::Helper;
 use crate::prepare::{Place, Prepared, prepare};
 use crate::protocol::{Refusal, Reply, Run, Summary};
+use crate::record::losses;
 use crate::registry::{Live, Phase};
 use crate::reserve::{Empty, new_id};
 use crate::supervisor::Supervisor;
@@ -243,7 +244,7 @@ impl<'a> Sandbox<'a> {
     }
 
     async fn launch(&mut self, client: &AsyncChannel, streams: &[OwnedFd]) -> Result<(), Refusal> {
-        self.write(Body::Start(self.start.clone()))?;
+        self.write([Body::Start(self.start.clone())])?;
         self.start_keeper(streams).await?;
         let service = self.service.take().ok_or_else(|| internal("gateway"))?;
         // The gateway may come later than the agent: what the agent sends waits in the sockets it will serve.
@@ -355,6 +356,7 @@ impl<'a> Sandbox<'a> {
             }
             Outcome::Failed(refusal) => format!("launch failed: {}", refusal.message),
         };
+        let lost = counts.and_then(|counts| losses(&self.live, counts.lost));
         let counters = {
             let mut progress = self.live.progress();
             progress.counters.reads = counts.map_or(0, |counts| counts.reads);
@@ -365,7 +367,7 @@ impl<'a> Sandbox<'a> {
             milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             counters,
         });
-        let written = self.write(end);
+        let written = self.write(lost.into_iter().chain([end]));
         self.supervisor.registry.retire(&self.live);
         written
     }
@@ -393,6 +395,7 @@ impl<'a> Sandbox<'a> {
         if let Err(error) = tokio::task::block_in_place(|| self.cgroup.remove(PATIENCE)) {
             tracing::error!(%error, sandbox = self.live.id, "its cgroup stays behind");
         }
+        self.supervisor.record_skipped();
         self.supervisor.registry.remove(&self.live);
     }
 
@@ -406,8 +409,9 @@ impl<'a> Sandbox<'a> {
         }
     }
 
-    fn write(&self, body: Body) -> Result<(), Refusal> {
-        self.supervisor.recorder.write(Record::of(&self.live.origin, body)).map_err(|error| {
+    fn write(&self, bodies: impl IntoIterator<Item = Body>) -> Result<(), Refusal> {
+        let records = bodies.into_iter().map(|body| Record::of(&self.live.origin, body)).collect();
+        self.supervisor.recorder.write_all(records).map_err(|error| {
             Refusal::new(
                 "audit",
                 format!("the audit cannot be written: {error}"),

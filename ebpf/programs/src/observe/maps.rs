@@ -1,5 +1,6 @@
 //! The maps, all created by the loader.
 
+use aya_ebpf::bindings::BPF_F_RDONLY_PROG;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use skep_ebpf_abi::settings::{Counts, Settings};
@@ -12,6 +13,11 @@ pub static SANDBOXES: HashMap<u64, Settings> = HashMap::with_max_entries(4096, 0
 /// What is counted, by the id of the cgroup.
 #[map]
 pub static COUNTS: HashMap<u64, Counts> = HashMap::with_max_entries(4096, 0);
+
+/// How many of the bytes that [`Counts`] has the reader has taken out of the ring, by the id of the cgroup. Written by
+/// user space only.
+#[map]
+pub static CONSUMED: HashMap<u64, u64> = HashMap::with_max_entries(4096, BPF_F_RDONLY_PROG);
 
 /// The shape of every watched system call, by its number.
 #[map]

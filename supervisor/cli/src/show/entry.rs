@@ -1,7 +1,7 @@
 //! One record as a line for people.
 
 use skep_policy::decision::Decision;
-use skep_runtime::audit::{Body, Connection, Denied, Entry, Exec, LogEvent, Start, Task, Text};
+use skep_runtime::audit::{Body, Connection, Denied, Entry, Exec, LogEvent, Lost, Start, Task, Text};
 
 use super::render::{Ink, Screen, argument, counted, foreign, pad, width};
 use super::summary::refused;
@@ -83,11 +83,7 @@ fn describe(entry: &Entry) -> (String, Option<Ink>, String) {
                 format!("{} out, {received} in, {} ms{error}", counted(sent, "byte"), closed.milliseconds),
             )
         }
-        Body::Lost(lost) => {
-            let cpu = lost.cpu.map(|cpu| format!(" of cpu {cpu}")).unwrap_or_default();
-            let text = format!("{} of {}{cpu}", counted(lost.count, "record"), foreign(&lost.source));
-            ("LOST", Some(Ink::Careful), text)
-        }
+        Body::Lost(lost) => ("LOST", Some(Ink::Careful), lost_text(lost)),
         Body::End(end) => {
             let c = end.counters;
             let text = format!(
@@ -170,6 +166,16 @@ fn denied_text(denied: &Denied) -> String {
         denied.object.shown(),
         denied.reason.shown()
     )
+}
+
+fn lost_text(lost: &Lost) -> String {
+    let why = match (lost.source.as_str(), lost.cpu) {
+        ("sandbox", _) => "more at once than one sandbox has room for".to_owned(),
+        ("ring", Some(cpu)) => format!("the ring was full on cpu {cpu}"),
+        ("programs", _) => "the kernel skipped the programs that make them".to_owned(),
+        (source, _) => format!("of {}", foreign(source)),
+    };
+    format!("{}: {why}", counted(lost.count, "record"))
 }
 
 fn connection_text(connection: &Connection) -> (&'static str, Option<Ink>, String) {
@@ -287,6 +293,19 @@ mod tests {
             "/usr/bin/git commit -m 'a b'"
         );
         assert_eq!(exec("/tmp/evil", &["git", "status"]).trim_end(), "/tmp/evil called as: git status");
+    }
+
+    #[test]
+    fn what_was_lost_says_where() {
+        let text = |source: &str, cpu| {
+            shown(Body::Lost(Lost { source: source.into(), cpu, count: 3, ..Lost::default() }))
+        };
+        assert!(text("sandbox", None).ends_with("3 records: more at once than one sandbox has room for"));
+        assert!(text("ring", Some(1)).ends_with("3 records: the ring was full on cpu 1"));
+        assert!(
+            text("programs", None).ends_with("3 records: the kernel skipped the programs that make them")
+        );
+        assert!(text("\x1b[2J", None).ends_with("3 records: of \\u{1b}[2J"));
     }
 
     #[test]

@@ -19,9 +19,16 @@ pub enum Event {
     Changed(Call),
     /// A destination was judged in the kernel.
     Connect(Connect),
-    /// Records of this CPU are missing before the next one: the ring was full.
+    /// A sandbox had no room for records of its own.
+    Overflowed {
+        /// Its cgroup.
+        cgroup: u64,
+        /// How many it has lost since it was admitted.
+        lost: u64,
+    },
+    /// Numbered records of this CPU never arrived: the ring itself was full.
     Lost {
-        /// The CPU whose numbers have the gap.
+        /// The CPU whose numbers have gaps.
         cpu: u32,
         /// How many numbers are missing.
         count: u64,

@@ -10,6 +10,7 @@
 mod btf;
 mod decode;
 mod event;
+mod ledger;
 mod lookup;
 mod object;
 mod programs;

@@ -1,7 +1,9 @@
 //! The embedded objects.
 
+use std::os::fd::AsFd;
+
 use aya::Ebpf;
-use aya::maps::{Map, MapError};
+use aya::maps::{Map, MapData, MapError};
 use aya::programs::{Program, ProgramError};
 
 use super::BpfError;
@@ -44,6 +46,19 @@ impl Object {
     {
         let missing = BpfError::Mismatch { object: self.name, missing: name };
         T::try_from(ebpf.take_map(name).ok_or(missing)?).map_err(|source| map_error(name, source))
+    }
+
+    /// A handle of its own on a hash map of the loaded object.
+    pub(super) fn handle<T>(&self, ebpf: &Ebpf, name: &'static str) -> Result<T, BpfError>
+    where
+        T: TryFrom<Map, Error = MapError>,
+    {
+        let Some(Map::HashMap(map)) = ebpf.map(name) else {
+            return Err(BpfError::Mismatch { object: self.name, missing: name });
+        };
+        let descriptor = map.fd().as_fd().try_clone_to_owned().map_err(MapError::from);
+        let map = descriptor.and_then(MapData::from_fd).and_then(|map| T::try_from(Map::HashMap(map)));
+        map.map_err(|source| map_error(name, source))
     }
 
     /// A program of the loaded object as its type.

@@ -10,6 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use skep_ebpf_abi::settings::{self, ANY_PORT, PORTS, REPORT_MISSING, REPORT_READS};
 use skep_ebpf_abi::syscalls;
 
+use super::ledger::found;
 use super::object::{OBSERVE, map_error, program_error};
 use super::{BpfError, EventReader, btf};
 
@@ -21,7 +22,7 @@ const CGROUP_HOOKS: [&str; 4] = ["connect4", "connect6", "sendmsg4", "sendmsg6"]
 const TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_exit", "sys_exit"];
 
 const SETTINGS_SIZE: usize = size_of::<settings::Settings>();
-const COUNTS_SIZE: usize = size_of::<Counts>();
+pub(super) const COUNTS_SIZE: usize = size_of::<Counts>();
 const SHAPE_SIZE: usize = size_of::<syscalls::Shape>();
 
 /// How to load.
@@ -33,7 +34,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { ring_bytes: 8 << 20 }
+        Self { ring_bytes: 16 << 20 }
     }
 }
 
@@ -81,6 +82,7 @@ pub struct Programs {
     ebpf: Ebpf,
     sandboxes: HashMap<MapData, u64, [u8; SETTINGS_SIZE]>,
     counts: HashMap<MapData, u64, [u8; COUNTS_SIZE]>,
+    consumed: HashMap<MapData, u64, u64>,
     reader: Option<EventReader>,
 }
 
@@ -100,10 +102,12 @@ impl Programs {
         let mut loader = EbpfLoader::new();
         loader.btf(None).map_max_entries("EVENTS", ring);
         loader.override_global("OFFSETS", bytemuck::bytes_of(&offsets), true);
+        let ring_bytes = u64::from(ring);
+        loader.override_global("RING_BYTES", bytemuck::bytes_of(&ring_bytes), true);
         let mut ebpf = loader.load(object).map_err(|source| OBSERVE.failed(source))?;
         describe_syscalls(&mut ebpf)?;
         let sandboxes = OBSERVE.map(&mut ebpf, "SANDBOXES")?;
-        let counts = OBSERVE.map(&mut ebpf, "COUNTS")?;
+        let (counts, consumed) = (OBSERVE.handle(&ebpf, "COUNTS")?, OBSERVE.handle(&ebpf, "CONSUMED")?);
         let reader = Some(EventReader::new(&mut ebpf, ring)?);
         for name in CGROUP_HOOKS {
             attach_to_cgroup(&mut ebpf, name, parent_cgroup).map_err(|error| error.into_error(name))?;
@@ -111,7 +115,7 @@ impl Programs {
         for name in TRACEPOINTS {
             attach_to_tracepoint(&mut ebpf, name).map_err(|error| error.into_error(name))?;
         }
-        Ok(Self { ebpf, sandboxes, counts, reader })
+        Ok(Self { ebpf, sandboxes, counts, consumed, reader })
     }
 
     /// From now on the tasks of this cgroup are a sandbox's. To be called before its first task.
@@ -121,6 +125,7 @@ impl Programs {
     pub fn admit(&mut self, cgroup: u64, settings: &Settings) -> Result<(), BpfError> {
         let none = [0; COUNTS_SIZE];
         self.counts.insert(cgroup, none, 0).map_err(|source| map_error("COUNTS", source))?;
+        self.consumed.insert(cgroup, 0, 0).map_err(|source| map_error("CONSUMED", source))?;
         self.sandboxes.insert(cgroup, settings.encode(), 0).map_err(|source| map_error("SANDBOXES", source))
     }
 
@@ -131,6 +136,7 @@ impl Programs {
     pub fn dismiss(&mut self, cgroup: u64) -> Result<Option<Counts>, BpfError> {
         let Some(counts) = self.counts(cgroup)? else { return Ok(None) };
         self.sandboxes.remove(&cgroup).map_err(|source| map_error("SANDBOXES", source))?;
+        self.consumed.remove(&cgroup).map_err(|source| map_error("CONSUMED", source))?;
         self.counts.remove(&cgroup).map_err(|source| map_error("COUNTS", source))?;
         Ok(Some(counts))
     }
@@ -140,11 +146,8 @@ impl Programs {
     /// # Errors
     /// When the map cannot be read.
     pub fn counts(&self, cgroup: u64) -> Result<Option<Counts>, BpfError> {
-        match self.counts.get(&cgroup, 0) {
-            Ok(bytes) => Ok(Some(bytemuck::cast(bytes))),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
-            Err(source) => Err(map_error("COUNTS", source)),
-        }
+        let counts = found(self.counts.get(&cgroup, 0)).map_err(|source| map_error("COUNTS", source))?;
+        Ok(counts.map(bytemuck::cast))
     }
 
     /// The reader of the records; there is one, and it can be taken once.

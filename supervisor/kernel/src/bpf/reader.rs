@@ -1,35 +1,41 @@
 //! The consumer of the ring: records in, events out, gaps counted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
+use skep_ebpf_abi::quota::footprint;
 use skep_ebpf_abi::record::Header;
 
 use super::BpfError;
 use super::decode;
 use super::event::Event;
+use super::ledger::Ledger;
 use super::object::{OBSERVE, map_error};
 
 /// Ended processes that are remembered, to drop a second record of the same end.
 const REMEMBERED_ENDS: usize = 256;
 
-/// Bytes of the ring that a record takes at least: the kernel's own header and ours.
-const SMALLEST_RECORD: usize = 8 + size_of::<Header>();
+/// Bytes of the ring that a record takes at least.
+const SMALLEST_RECORD: u64 = footprint(size_of::<Header>());
 
 /// Reads what the programs report. Readable (epoll, `AsyncFd`) when there are records.
 ///
-/// Records of one CPU are numbered when they are made, so a number that is skipped is a record lost, reported as
-/// [`Event::Lost`] before the record that shows it. Under `preempt=full` a connect hook may be overtaken between
-/// numbering and reserving its record: the gap is then reported although the record still comes.
+/// A sandbox whose records nobody takes runs out of room: its further ones are only counted, and reported as
+/// [`Event::Overflowed`]. Records of one CPU are numbered when they have room, so a number that is skipped is a
+/// record that met a full ring, reported as [`Event::Lost`]. Under `preempt=full` a connect hook may be overtaken
+/// between numbering and reserving its record: the gap is then reported although the record still comes.
 pub struct EventReader {
     ring: RingBuf<MapData>,
     numbers: PerCpuArray<MapData, u64>,
     sequence: Sequence,
     waiting: VecDeque<Event>,
     ended: VecDeque<(u32, u64)>,
-    most_records: usize,
+    ledger: Ledger,
+    /// Numbers that never arrived, by CPU, not reported yet.
+    gaps: BTreeMap<u32, u64>,
+    most_records: u64,
 }
 
 impl EventReader {
@@ -37,9 +43,16 @@ impl EventReader {
     pub(super) fn new(ebpf: &mut Ebpf, ring_bytes: u32) -> Result<Self, BpfError> {
         let ring = OBSERVE.map(ebpf, "EVENTS")?;
         let numbers = OBSERVE.map(ebpf, "NUMBERS")?;
-        let (waiting, ended) = (VecDeque::new(), VecDeque::new());
-        let most_records = ring_bytes as usize / SMALLEST_RECORD;
-        Ok(Self { ring, numbers, sequence: Sequence::default(), waiting, ended, most_records })
+        Ok(Self {
+            ring,
+            numbers,
+            sequence: Sequence::default(),
+            waiting: VecDeque::new(),
+            ended: VecDeque::new(),
+            ledger: Ledger::new(ebpf)?,
+            gaps: BTreeMap::new(),
+            most_records: u64::from(ring_bytes) / SMALLEST_RECORD,
+        })
     }
 
     /// The next event, or `None` when there is none for now.
@@ -51,9 +64,22 @@ impl EventReader {
         self.waiting.pop_front()
     }
 
-    /// Finds losses that no later record has shown yet, as when a sandbox ends: everything numbered up to now is
-    /// queued, and behind it, as [`Event::Lost`], what has not arrived. No more is taken than the ring holds: a
-    /// sandbox that never rests fills it faster than anybody empties it.
+    /// Gives the room of the records taken since the last time back to their sandboxes, and says what was lost
+    /// meanwhile: at most one event for each CPU and each of these sandboxes, however many gaps there were. To be
+    /// called after every batch, for until then the room counts as filled.
+    ///
+    /// # Errors
+    /// When a map cannot be read or written.
+    pub fn account(&mut self) -> Result<Vec<Event>, BpfError> {
+        let mut losses = self.ledger.settle()?;
+        let gaps = std::mem::take(&mut self.gaps);
+        losses.extend(gaps.into_iter().map(|(cpu, count)| Event::Lost { cpu, count }));
+        Ok(losses)
+    }
+
+    /// Finds gaps that no later record has shown yet, as when a sandbox ends: everything numbered up to now is
+    /// queued, and what has not arrived is told by [`EventReader::account`]. No more is taken than the ring holds:
+    /// a sandbox that never rests fills it faster than anybody empties it.
     ///
     /// # Errors
     /// When the counters cannot be read; the records are queued all the same.
@@ -82,6 +108,7 @@ impl EventReader {
         let (header, event, length) = (decode::header(&item), decode::event(&item), item.len());
         drop(item);
         if let Some(header) = header {
+            self.ledger.took(header.cgroup, length);
             self.lost(header.cpu, header.number);
             self.sequence.arrived(header.cpu, header.number);
         }
@@ -95,7 +122,7 @@ impl EventReader {
     fn lost(&mut self, cpu: u32, number: u64) {
         let count = self.sequence.missing_before(cpu, number);
         if count > 0 {
-            self.waiting.push_back(Event::Lost { cpu, count });
+            *self.gaps.entry(cpu).or_default() += count;
             self.sequence.arrived(cpu, number - 1);
         }
     }

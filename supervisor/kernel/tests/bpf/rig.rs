@@ -1,4 +1,4 @@
-//! A parent cgroup with one sandbox in it, the programs attached, and commands run inside or outside.
+//! A parent cgroup with a sandbox or more in it, the programs attached, and commands run inside or outside.
 
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -16,12 +16,12 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Removes its cgroups when it goes.
 struct Groups {
     parent: PathBuf,
-    sandbox: PathBuf,
+    sandboxes: Vec<PathBuf>,
 }
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        for directory in [&self.sandbox, &self.parent] {
+        for directory in self.sandboxes.iter().chain([&self.parent]) {
             // A task leaves its cgroup after it has been reaped (seen on 6.18), so the first try may be early.
             let deadline = Instant::now() + Duration::from_secs(10);
             while let Err(error) = std::fs::remove_dir(directory) {
@@ -53,16 +53,25 @@ impl Rig {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("skep-bpf-test-{}-{number}", std::process::id());
         let parent = cgroup::mount_point().expect("cgroup v2 is mounted").join(name);
-        let sandbox = parent.join("sandbox");
-        std::fs::create_dir_all(&sandbox).expect("root may make cgroups");
-        let groups = Groups { parent, sandbox };
+        std::fs::create_dir(&parent).expect("root may make cgroups");
+        let groups = Groups { parent, sandboxes: Vec::new() };
         let parent = File::open(&groups.parent).unwrap();
         let loaded = Programs::load(parent.as_fd(), Options { ring_bytes });
         let mut programs = loaded.unwrap_or_else(|error| panic!("{error}: {error:#?}"));
-        let cgroup = std::fs::metadata(&groups.sandbox).unwrap().ino();
-        programs.admit(cgroup, &settings(report_reads)).unwrap();
         let reader = programs.events().expect("not taken yet");
-        Self { programs, reader, cgroup, directory: tempfile::tempdir().unwrap(), groups }
+        let mut rig = Self { programs, reader, cgroup: 0, directory: tempfile::tempdir().unwrap(), groups };
+        rig.cgroup = rig.admit(report_reads);
+        rig
+    }
+
+    /// One more sandbox, in which commands run from now on; the id of its cgroup.
+    pub(crate) fn admit(&mut self, report_reads: bool) -> u64 {
+        let sandbox = self.groups.parent.join(format!("sandbox-{}", self.groups.sandboxes.len()));
+        std::fs::create_dir(&sandbox).unwrap();
+        let cgroup = std::fs::metadata(&sandbox).unwrap().ino();
+        self.groups.sandboxes.push(sandbox);
+        self.programs.admit(cgroup, &settings(report_reads)).unwrap();
+        cgroup
     }
 
     /// A path in the test's own directory.
@@ -89,7 +98,8 @@ impl Rig {
     pub(crate) fn command_inside(&self, command: &Command) -> Command {
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"echo $$ > "$0" && exec "$@""#]);
-        shell.arg(self.groups.sandbox.join("cgroup.procs")).arg(command.get_program());
+        let sandbox = self.groups.sandboxes.last().unwrap();
+        shell.arg(sandbox.join("cgroup.procs")).arg(command.get_program());
         shell.args(command.get_args()).current_dir(self.directory.path());
         // Cargo's own long search paths would be looked through, and reported, at every start.
         shell.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env_remove("LD_LIBRARY_PATH");
@@ -99,10 +109,12 @@ impl Rig {
         shell
     }
 
-    /// Everything reported up to now.
+    /// Everything reported up to now, losses last.
     pub(crate) fn events(&mut self) -> Vec<Event> {
         self.reader.settle().unwrap();
-        std::iter::from_fn(|| self.reader.next()).collect()
+        let mut events: Vec<_> = std::iter::from_fn(|| self.reader.next()).collect();
+        events.extend(self.reader.account().unwrap());
+        events
     }
 }
 

@@ -40,6 +40,7 @@ fn a_child_plays_its_role() {
         Ok("unix") => unix(),
         Ok("open") => open(libc::O_RDONLY),
         Ok("open-write") => open(libc::O_WRONLY),
+        Ok("flood") => (0..20_000).for_each(|_| drop(std::fs::File::open("/nowhere/file"))),
         Ok("restless") => loop {
             let _refused = std::fs::File::open("/nowhere/file");
         },

@@ -319,10 +319,11 @@ pub struct Closed {
     pub error: Option<Text>,
 }
 
-/// Body of `lost`: numbered records `first..=last` of one CPU never arrived.
+/// Body of `lost`: records of the kernel that never arrived.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
-    /// Which stream: `ring`, `gateway`, …
+    /// Where: `sandbox` of the one that had more of them at once than it has room for, `ring` between the programs
+    /// and skepd, `programs` that the kernel did not run.
     pub source: String,
     /// The CPU whose numbering has the gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -366,7 +367,7 @@ pub struct Counters {
     pub connected: u64,
     /// Files opened for reading, the unrecorded ones included; known at the end.
     pub reads: u64,
-    /// Records lost by the ring buffer.
+    /// Records of its own that it had no room for.
     pub lost: u64,
 }
 

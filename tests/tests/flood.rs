@@ -1,0 +1,77 @@
+//! Nobody blinds the audit: what a sandbox has too much of is its own loss.
+
+use std::fs::File;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use skep_tests::Outcome;
+use skep_tests::audit::Record;
+use skep_tests::process::{kill_tree, run, wait};
+use skep_tests::skep::Skep;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Opens what is not there until the file `stop` is, or a minute is over.
+const FLOODS: &str = "import os, time\n\
+    begun = time.monotonic()\n\
+    while not os.path.exists('stop') and time.monotonic() < begun + 60:\n\
+    \x20   for _ in range(1000):\n\
+    \x20       try: os.open('/nowhere/file', os.O_RDONLY)\n\
+    \x20       except OSError: pass\n";
+
+/// A run that is ended with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already in a test that passes.
+        let _ = kill_tree(self.0.id());
+        let _ = self.0.wait();
+    }
+}
+
+/// How often `true` was executed.
+fn executed(audit: &[Record]) -> usize {
+    let is_true = |record: &&Record| {
+        record.kind() == "exec" && record.body()["path"].as_str().is_some_and(|path| path.ends_with("/true"))
+    };
+    audit.iter().filter(is_true).count()
+}
+
+/// Records that the sandbox has lost by its own last record.
+fn lost(audit: &[Record]) -> Option<u64> {
+    audit.iter().find(|record| record.kind() == "end")?.body()["counters"]["lost"].as_u64()
+}
+
+/// Waits until a running sandbox has lost records.
+fn await_losses(skep: &Skep, name: &str) -> Outcome {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        let status = run(&mut skep.command(["status", "--json", name]), PATIENCE)?;
+        let status: serde_json::Value = serde_json::from_str(status.stdout.trim()).unwrap_or_default();
+        if status["counters"]["lost"].as_u64().is_some_and(|lost| lost > 0) {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    anyhow::bail!("the flood is read as fast as it comes: the test shows nothing")
+}
+
+#[test]
+fn a_flood_of_one_sandbox_loses_no_record_of_another() -> Outcome {
+    let skep = Skep::new()?;
+    let flood = skep.run(["python3", "-c", FLOODS]);
+    let mut flooding = Running(flood.command().spawn().context("start the flood")?);
+    await_losses(&skep, flood.name())?;
+    let other = skep.shell("for i in {1..200}; do /bin/true; done").finish()?;
+    ensure!(flooding.0.try_wait()?.is_none(), "the flood ended too early");
+    File::create(skep.ground().workspace().join("stop"))?;
+    ensure!(wait(&mut flooding.0, PATIENCE)?.is_some(), "the flood does not end");
+    ensure!(executed(&other.audit) == 200, "{} of 200 executions are recorded", executed(&other.audit));
+    ensure!(lost(&other.audit) == Some(0) && !other.finished.stderr.contains("LOST"), "{other:?}");
+    let flooded = skep.audit(Some(flood.name()))?;
+    ensure!(lost(&flooded) > Some(0), "the flood lost nothing: {flooded:#?}");
+    ensure!(flooded.iter().any(|record| record.kind() == "lost"), "no record says what was lost");
+    Ok(())
+}
