@@ -34,11 +34,10 @@ pub fn list(places: &Places, json: bool) -> Result<(), ClientError> {
 const NONE: &str = "no sandbox is running";
 
 fn running(places: &Places) -> Result<Vec<Sandbox>, ClientError> {
-    let client = match Client::reach_running(places) {
+    let client = match Client::ask_running(places, &Request::List) {
         Err(ClientError::NotRunning { .. }) => return Ok(Vec::new()),
         client => client?,
     };
-    client.send(&Request::List, &[])?;
     let mut found = Vec::new();
     loop {
         match client.receive()?.0 {
@@ -71,7 +70,7 @@ pub fn status(places: &Places, arguments: &arguments::Status) -> Result<(), Clie
 }
 
 fn one(places: &Places, name: &str) -> Result<Sandbox, ClientError> {
-    let client = match Client::reach_running(places) {
+    let client = match Client::ask_running(places, &Request::Status { sandbox: name.to_owned() }) {
         Err(ClientError::NotRunning { .. }) => {
             let advice =
                 format!("{} {} shows what it did, if it was there before", audit_for_caller(), foreign(name));
@@ -79,7 +78,6 @@ fn one(places: &Places, name: &str) -> Result<Sandbox, ClientError> {
         }
         client => client?,
     };
-    client.send(&Request::Status { sandbox: name.to_owned() }, &[])?;
     match client.receive()?.0 {
         Reply::Sandbox(sandbox) => Ok(*sandbox),
         _ => Err(ClientError::Protocol),
@@ -94,7 +92,8 @@ pub fn audit(places: &Places, arguments: &arguments::Audit) -> Result<(), Client
     let filter = filter(arguments, SystemTime::now()).map_err(|message| {
         ClientError::Refused(Refusal { exit: 2, ..Refusal::new("usage", message, "see skep audit --help") })
     })?;
-    let client = Client::reach_running(places).map_err(|error| match error {
+    let request = Request::Audit { filter, follow: arguments.follow };
+    let client = Client::ask_running(places, &request).map_err(|error| match error {
         ClientError::NotRunning { socket, .. } => {
             let message =
                 format!("the audit is root's, and no skepd is running at {socket} to show you yours");
@@ -107,7 +106,6 @@ pub fn audit(places: &Places, arguments: &arguments::Audit) -> Result<(), Client
         }
         error => error,
     })?;
-    client.send(&Request::Audit { filter, follow: arguments.follow }, &[])?;
     let printer = Printer { screen: Screen::of_output(), json: arguments.json };
     let mut out = io::stdout().lock();
     let mut shown = 0;

@@ -89,27 +89,37 @@ impl ClientError {
 }
 
 impl Client {
-    /// Connects to the daemon of `places`; root starts a transient one if there is none.
+    /// Asks the daemon of `places`; root starts a transient one if there is none.
     ///
     /// # Errors
     /// When there is no daemon and none can be started, or it speaks another version.
-    pub fn connect(places: &Places) -> Result<Self, ClientError> {
-        Self::greeted(places, nix::unistd::geteuid().is_root())
+    pub fn ask(
+        places: &Places,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Self, ClientError> {
+        Self::asked(places, nix::unistd::geteuid().is_root(), request, descriptors)
     }
 
-    /// Connects to a daemon that runs already.
+    /// Asks a daemon that runs already.
     ///
     /// # Errors
     /// [`ClientError::NotRunning`] when there is none.
-    pub fn reach_running(places: &Places) -> Result<Self, ClientError> {
-        Self::greeted(places, false)
+    pub fn ask_running(places: &Places, request: &Request) -> Result<Self, ClientError> {
+        Self::asked(places, false, request, &[])
     }
 
-    fn greeted(places: &Places, may_start: bool) -> Result<Self, ClientError> {
-        // A transient daemon may leave between our connect and its accept; the next one will not.
+    fn asked(
+        places: &Places,
+        may_start: bool,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<Self, ClientError> {
+        // A transient daemon may leave between our connect and its accept; the next one will not. What did not answer
+        // our greeting has not taken the request either.
         for _ in 0..3 {
             let client = Self { channel: reach(places, may_start)? };
-            match client.greet() {
+            match client.greet(request, descriptors) {
                 Err(ClientError::Closed | ClientError::Channel(_)) => {}
                 Err(error) => return Err(error),
                 Ok(()) => return Ok(client),
@@ -118,15 +128,17 @@ impl Client {
         Err(ClientError::Closed)
     }
 
-    fn greet(&self) -> Result<(), ClientError> {
+    /// The request follows the greeting at once: a daemon of another version answers and reads no further.
+    fn greet(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
         self.send(&Request::Hello { version: VERSION }, &[])?;
+        self.send(request, descriptors)?;
         match self.receive()? {
             (Reply::Welcome { version: VERSION }, _) => Ok(()),
             _ => Err(ClientError::Protocol),
         }
     }
 
-    /// Sends a request.
+    /// Sends a further request.
     ///
     /// # Errors
     /// When the connection is broken.

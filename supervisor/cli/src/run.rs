@@ -62,8 +62,7 @@ pub fn run(options: Options, places: &Places) -> Result<u8, ClientError> {
     let window = if is_interactive() && !options.plan { terminal::window(io::stdin()).ok() } else { None };
     let pipes = if window.is_none() { Some(Pipes::new().map_err(local("pipes"))?) } else { None };
     let request = request(options, window)?;
-    let client = Client::connect(places)?;
-    ask(&client, &request, pipes.as_ref())?;
+    let client = ask(places, &request, pipes.as_ref())?;
     follow(&client, &signals, pipes, json)
 }
 
@@ -117,13 +116,13 @@ fn profile(name: String) -> Result<Profile, ClientError> {
     Ok(Profile::Text { path: name, text })
 }
 
-fn ask(client: &Client, request: &Run, pipes: Option<&Pipes>) -> Result<(), ClientError> {
+fn ask(places: &Places, request: &Run, pipes: Option<&Pipes>) -> Result<Client, ClientError> {
     let bytes = postcard::to_stdvec(request).map_err(|_unencodable| ClientError::Protocol)?;
     let body = memfd::sealed("skep-run", &bytes)
         .map_err(|error| refuse("memory", error.to_string(), "free some memory"))?;
     let mut descriptors = vec![body.as_fd()];
     descriptors.extend(pipes.iter().flat_map(|pipes| pipes.agent.iter().map(AsFd::as_fd)));
-    client.send(&Request::Run, &descriptors)
+    Client::ask(places, &Request::Run, &descriptors)
 }
 
 /// Follows the run to its end.
@@ -201,7 +200,11 @@ fn forward(client: &Client, signals: &SignalFd, master: Option<&OwnedFd>) -> Res
     let Some(info) = signals.read_signal().map_err(|e| local("signals")(e.into()))? else { return Ok(()) };
     let number = i32::try_from(info.ssi_signo).unwrap_or(libc::SIGTERM);
     if number != libc::SIGWINCH {
-        return client.send(&Request::Signal(number), &[]);
+        return match client.send(&Request::Signal(number), &[]) {
+            // It comes too late, and what is to be received says how it went.
+            Err(ClientError::Channel(_)) => Ok(()),
+            sent => sent,
+        };
     }
     master.map_or(Ok(()), resize)
 }

@@ -71,13 +71,12 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Takes the next connection.
+    /// Takes the next connection; its calls wait.
     ///
     /// # Errors
     /// [`ChannelError::WouldBlock`] when there is none; a client that is already gone is ECONNABORTED.
     pub fn accept(&self) -> Result<(Channel, Peer), ChannelError> {
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let number = match accept4(self.socket.as_raw_fd(), flags) {
+        let number = match accept4(self.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
             Ok(number) => number,
             Err(nix::errno::Errno::EAGAIN) => return Err(ChannelError::WouldBlock),
             Err(errno) => return Err(SyscallError::from_nix("accept4", "client socket", errno).into()),

@@ -11,9 +11,16 @@
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, setsockopt, socketpair, sockopt};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, getsockopt, setsockopt, shutdown, socketpair,
+    sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::error::{SyscallError, check};
@@ -105,11 +112,71 @@ impl Channel {
         Ok(())
     }
 
+    /// How long [`Channel::receive`] waits before it returns [`ChannelError::WouldBlock`]; `None` is for ever.
+    ///
+    /// # Errors
+    /// None for an open socket.
+    pub fn wait_for_messages(&self, patience: Option<Duration>) -> Result<(), SyscallError> {
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &time_value(patience))
+            .map_err(|errno| SyscallError::from_nix("setsockopt", "SO_RCVTIMEO", errno))
+    }
+
+    /// How long [`Channel::send`] waits for room before it returns [`ChannelError::WouldBlock`]; `None` is for ever.
+    ///
+    /// # Errors
+    /// None for an open socket.
+    pub fn wait_for_room(&self, patience: Option<Duration>) -> Result<(), SyscallError> {
+        setsockopt(&self.socket, sockopt::SendTimeout, &time_value(patience))
+            .map_err(|errno| SyscallError::from_nix("setsockopt", "SO_SNDTIMEO", errno))
+    }
+
+    /// Waits for so long until there is something to receive, the end of the peer included.
+    ///
+    /// # Errors
+    /// When the kernel has no memory left.
+    pub fn is_readable_within(&self, wait: Duration) -> Result<bool, SyscallError> {
+        let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        match poll(&mut ready, timeout) {
+            Ok(ready) => Ok(ready > 0),
+            // An interrupted wait is a short one.
+            Err(Errno::EINTR) => Ok(false),
+            Err(errno) => Err(SyscallError::from_nix("poll", "control socket", errno)),
+        }
+    }
+
+    /// Whoever receives, in whatever thread, finds the end from now on.
+    pub fn end_receiving(&self) {
+        // It fails only where the peer is gone, and then that end is there already.
+        let _gone = shutdown(self.socket.as_raw_fd(), Shutdown::Read);
+    }
+
     /// Sends one message whole.
     ///
     /// # Errors
     /// When it is too large, when the peer is gone, or when the channel is not ready.
     pub fn send<T: Serialize>(&self, value: &T, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        self.send_with(value, descriptors, MsgFlags::empty())
+    }
+
+    /// Sends one message whole, or returns [`ChannelError::WouldBlock`] at once, also where the channel waits.
+    ///
+    /// # Errors
+    /// As for [`Channel::send`].
+    pub fn try_send<T: Serialize>(
+        &self,
+        value: &T,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), ChannelError> {
+        self.send_with(value, descriptors, MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn send_with<T: Serialize>(
+        &self,
+        value: &T,
+        descriptors: &[BorrowedFd<'_>],
+        flags: MsgFlags,
+    ) -> Result<(), ChannelError> {
         let bytes = postcard::to_stdvec(value)?;
         if bytes.is_empty() || bytes.len() > MAX_MESSAGE {
             return Err(ChannelError::Size(bytes.len()));
@@ -117,7 +184,7 @@ impl Channel {
         if descriptors.len() > MAX_DESCRIPTORS {
             return Err(ChannelError::Descriptors);
         }
-        send_raw(self.socket.as_fd(), &bytes, descriptors)
+        send_raw(self.socket.as_fd(), &bytes, descriptors, flags)
     }
 
     /// Makes the kernel add to each message that arrives here from now on who sent it, for
@@ -175,6 +242,12 @@ impl From<Channel> for OwnedFd {
     }
 }
 
+/// A socket's timeout; none is 0, and less than a microsecond is one.
+fn time_value(patience: Option<Duration>) -> TimeVal {
+    let microseconds = |patience: Duration| i64::try_from(patience.as_micros()).unwrap_or(i64::MAX).max(1);
+    TimeVal::microseconds(patience.map_or(0, microseconds))
+}
+
 /// Bytes of [`MAX_DESCRIPTORS`] descriptors.
 const DESCRIPTOR_BYTES: u32 = 32;
 
@@ -211,6 +284,7 @@ fn send_raw(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
+    flags: MsgFlags,
 ) -> Result<(), ChannelError> {
     let mut control = Control([0; 96]);
     let mut iov = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
@@ -233,8 +307,9 @@ fn send_raw(
         // above; BorrowedFd has the layout of a RawFd.
         unsafe { ptr::copy_nonoverlapping(descriptors.as_ptr(), data, descriptors.len()) };
     }
+    let flags = (flags | MsgFlags::MSG_NOSIGNAL).bits();
     // SAFETY: `header` points at `iov` and `control`, which live until the call returns.
-    let sent = retry(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) });
+    let sent = retry(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, flags) });
     would_block(check(sent as i64, "sendmsg", || format!("{} bytes", bytes.len()))).map(drop)
 }
 

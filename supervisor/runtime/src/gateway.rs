@@ -122,19 +122,6 @@ impl Gateways {
         }
     }
 
-    /// The same for a sandbox that has sent nothing: nobody waits for it.
-    pub fn forget(&self, owner: u32, sandbox: &str) {
-        let actor = self.by_owner.lock().unwrap_or_else(PoisonError::into_inner).get(&owner).cloned();
-        let Some(actor) = actor else { return };
-        let (done, _nobody_waits) = oneshot::channel();
-        let command = Command::Dismiss(sandbox.to_owned(), done);
-        tokio::spawn(async move {
-            if actor.send(command).await.is_err() {
-                tracing::debug!("the gateway ended before its sandbox");
-            }
-        });
-    }
-
     fn actor(&self, owner: u32) -> mpsc::Sender<Command> {
         let mut by_owner = self.by_owner.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(actor) = by_owner.get(&owner).filter(|actor| !actor.is_closed()) {

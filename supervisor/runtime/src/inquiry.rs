@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use skep_kernel::channel::AsyncChannel;
 use skep_kernel::listener::Peer;
 use skep_kernel::seqpacket::ChannelError;
 
-use tokio::sync::mpsc;
-
-use crate::audit::{Filter, Reader, read};
-use crate::protocol::{Refusal, Reply, Request};
+use crate::audit::{Filter, ReadError, Reader, read};
+use crate::client::Client;
+use crate::protocol::{Refusal, Reply};
 use crate::supervisor::Supervisor;
 
 /// May `peer` see what belongs to `owner`?
@@ -21,20 +19,20 @@ fn may_see(peer: Peer, owner: u32) -> bool {
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn list(supervisor: &Supervisor, client: &AsyncChannel, peer: Peer) -> Result<(), ChannelError> {
+pub fn list(supervisor: &Supervisor, client: &Client, peer: Peer) -> Result<(), ChannelError> {
     for live in supervisor.registry.all().iter().filter(|live| may_see(peer, live.owner)) {
-        client.send(&Reply::Sandbox(Box::new(live.report())), &[]).await?;
+        client.send(&Reply::Sandbox(Box::new(live.report())))?;
     }
-    client.send(&Reply::Done, &[]).await
+    client.send(&Reply::Done)
 }
 
 /// Sends one sandbox. Somebody else's is answered like one that does not exist.
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn status(
+pub fn status(
     supervisor: &Supervisor,
-    client: &AsyncChannel,
+    client: &Client,
     peer: Peer,
     sandbox: &str,
 ) -> Result<(), ChannelError> {
@@ -47,7 +45,7 @@ pub async fn status(
             "skep ls lists the running ones, skep audit tells of ended ones",
         )),
     };
-    client.send(&reply, &[]).await
+    client.send(&reply)
 }
 
 /// Bytes of lines put into one message, well below the limit of a message.
@@ -60,9 +58,9 @@ const LOOK: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the client is gone.
-pub async fn audit(
+pub fn audit(
     supervisor: &Supervisor,
-    client: &AsyncChannel,
+    client: &Client,
     peer: Peer,
     mut filter: Filter,
     follow: bool,
@@ -70,53 +68,36 @@ pub async fn audit(
     if peer.uid != 0 {
         filter.owner = Some(peer.uid);
     }
-    let reader = read(&supervisor.places.state, filter);
-    let (pieces, mut ready) = mpsc::channel(4);
-    // Reading blocks; the channel holds it back when the client is slow and ends it when the client is gone.
-    let reading = tokio::task::spawn_blocking(move || send_lines(reader, &pieces, follow));
+    let mut reader = read(&supervisor.places.state, filter);
     loop {
-        let piece = tokio::select! {
-            piece = ready.recv() => piece,
-            // It has nothing more to say: whatever comes is its end, and a log may be quiet for days.
-            _end = client.receive::<Request>() => return Ok(()),
-        };
-        let Some(piece) = piece else { break };
-        client.send(&Reply::Lines(piece), &[]).await?;
-    }
-    match reading.await {
-        Ok(Ok(())) => client.send(&Reply::Done, &[]).await,
-        Ok(Err(error)) => {
-            let refusal = Refusal::new("audit", error.to_string(), "skep audit verify says where and what");
-            client.send(&Reply::Refused(refusal), &[]).await
+        if let Err(failed) = send_lines(&mut reader, client)? {
+            let advice = "skep audit verify says where and what";
+            return client.send(&Reply::Refused(Refusal::new("audit", failed.to_string(), advice)));
         }
-        Err(_panicked) => {
-            client.send(&Reply::Refused(Refusal::new("audit", "reading the audit failed", "")), &[]).await
+        if !follow {
+            return client.send(&Reply::Done);
+        }
+        // It has nothing more to say: whatever comes is its end, and a log may be quiet for days.
+        if client.left_within(LOOK)? {
+            return Ok(());
         }
     }
 }
 
-/// Collects lines into pieces until the log ends, or for ever if it is followed.
-fn send_lines(
-    mut reader: Reader,
-    pieces: &mpsc::Sender<String>,
-    follow: bool,
-) -> Result<(), crate::audit::ReadError> {
+/// Sends what the log has, in pieces.
+fn send_lines(reader: &mut Reader, client: &Client) -> Result<Result<(), ReadError>, ChannelError> {
     let mut piece = String::new();
     loop {
-        while let Some(entry) = reader.next().transpose()? {
-            let is_full = piece.len() + entry.line.len() > PIECE && !piece.is_empty();
-            if is_full && pieces.blocking_send(std::mem::take(&mut piece)).is_err() {
-                return Ok(());
-            }
-            piece += &entry.line;
-            piece.push('\n');
+        let entry = match reader.next().transpose() {
+            Ok(entry) => entry,
+            Err(failed) => return Ok(Err(failed)),
+        };
+        let next = entry.as_ref().map_or(0, |entry| entry.line.len());
+        if !piece.is_empty() && (entry.is_none() || piece.len() + next > PIECE) {
+            client.send(&Reply::Lines(std::mem::take(&mut piece)))?;
         }
-        if !piece.is_empty() && pieces.blocking_send(std::mem::take(&mut piece)).is_err() {
-            return Ok(());
-        }
-        if !follow || pieces.is_closed() {
-            return Ok(());
-        }
-        std::thread::sleep(LOOK);
+        let Some(entry) = entry else { return Ok(Ok(())) };
+        piece += &entry.line;
+        piece.push('\n');
     }
 }

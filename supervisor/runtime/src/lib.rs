@@ -1,9 +1,10 @@
-//! What skepd does: one task per sandbox, events, audit, the client protocol.
+//! What skepd does: one thread per connection, one task per sandbox, events, audit, the client protocol.
 #![forbid(unsafe_code)]
 
 pub mod absence;
 pub mod audit;
 pub mod caller;
+pub mod client;
 pub mod events;
 pub mod gateway;
 pub mod helper;

@@ -1,8 +1,8 @@
 //! The client protocol: what `skep` asks of `skepd` and what it hears.
 //!
 //! One SEQPACKET connection on `<runtime>/skepd.sock`, postcard messages, descriptors by SCM_RIGHTS. The set of
-//! requests is closed and versioned: the first message of a client is [`Request::Hello`], and a daemon that
-//! speaks another version says so instead of guessing. **Who asks is taken from the kernel (SO_PEERCRED), never
+//! requests is closed and versioned: the first message of a client is [`Request::Hello`], which its request follows
+//! without waiting, and a daemon that speaks another version says so instead of guessing. **Who asks is taken from the kernel (SO_PEERCRED), never
 //! from a message.** What may be large travels in a sealed memfd instead of in the message.
 
 use std::net::SocketAddr;

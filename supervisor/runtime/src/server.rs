@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use skep_kernel::SyscallError;
-use skep_kernel::channel::{AsyncChannel, register};
+use skep_kernel::channel::register;
 use skep_kernel::listener::{Listener, Peer};
 use skep_kernel::seqpacket::{Channel, ChannelError};
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::client::Client;
 use crate::protocol::{Refusal, Reply, Request, VERSION};
 use crate::supervisor::Supervisor;
 use crate::{inquiry, task};
@@ -33,12 +33,6 @@ const MOST_OF_ONE: usize = 256;
 /// Threads skepd needs at most at once: those of connections, those that close refused ones, and as many again for
 /// what connections wait for.
 pub const THREADS: usize = 4 * MOST_CONNECTIONS;
-
-/// Signals of a client that wait to be passed on.
-const SIGNALS: usize = 32;
-
-/// How long a client may take to say which version it speaks and what it wants.
-const HELLO: Duration = Duration::from_secs(5);
 
 /// How long a daemon lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +81,7 @@ fn admit(supervisor: &Arc<Supervisor>, open: &Arc<Connections>, channel: Channel
     match open.enter(peer.uid) {
         Ok(entered) => {
             let supervisor = Arc::clone(supervisor);
-            on_own_thread(entered, move || Handle::current().block_on(converse(supervisor, channel, peer)));
+            on_own_thread(entered, move || converse(&supervisor, channel, peer));
         }
         Err(Full::ToServe(entered)) => {
             tracing::warn!(uid = peer.uid, "too many connections, one refused");
@@ -116,67 +110,33 @@ fn on_own_thread(entered: Entered, work: impl FnOnce() -> Result<(), ChannelErro
 }
 
 /// One connection: version, request, answers.
-async fn converse(supervisor: Arc<Supervisor>, channel: Channel, peer: Peer) -> Result<(), ChannelError> {
-    let client = AsyncChannel::new(channel)?;
-    let Some((Request::Hello { version }, _)) = in_time(&client).await? else { return Ok(()) };
-    client.send(&Reply::Welcome { version: VERSION }, &[]).await?;
+fn converse(supervisor: &Arc<Supervisor>, channel: Channel, peer: Peer) -> Result<(), ChannelError> {
+    let client = Client::new(channel)?;
+    let Some((Request::Hello { version }, _)) = in_time(&client)? else { return Ok(()) };
+    client.send(&Reply::Welcome { version: VERSION })?;
     if version != VERSION {
-        return Ok(());
+        // With its request unread, the kernel would tell it of a reset connection instead of what it was sent.
+        return client.receive_anything();
     }
-    match in_time(&client).await? {
+    match in_time(&client)? {
         None | Some((Request::Hello { .. } | Request::Signal(_), _)) => Ok(()),
-        Some((Request::Run, descriptors)) => run(supervisor, client, peer, descriptors).await,
-        Some((Request::List, _)) => inquiry::list(&supervisor, &client, peer).await,
-        Some((Request::Status { sandbox }, _)) => inquiry::status(&supervisor, &client, peer, &sandbox).await,
+        Some((Request::Run, descriptors)) => task::run(supervisor, client, peer, descriptors),
+        Some((Request::List, _)) => inquiry::list(supervisor, &client, peer),
+        Some((Request::Status { sandbox }, _)) => inquiry::status(supervisor, &client, peer, &sandbox),
         Some((Request::Audit { filter, follow }, _)) => {
-            inquiry::audit(&supervisor, &client, peer, filter, follow).await
+            inquiry::audit(supervisor, &client, peer, filter, follow)
         }
     }
 }
 
-/// Starts a sandbox and passes its client's signals on until it has ended.
-async fn run(
-    supervisor: Arc<Supervisor>,
-    client: AsyncChannel,
-    peer: Peer,
-    descriptors: Vec<OwnedFd>,
-) -> Result<(), ChannelError> {
-    let (request, streams) = match task::decode(descriptors) {
-        Ok(request) => request,
-        Err(refusal) => return client.send(&Reply::Refused(refusal), &[]).await,
-    };
-    // What the client sent is closed here, on this thread, after the sandbox's task has let go of it.
-    let (client, streams) = (Arc::new(client), Arc::new(streams));
-    let (signals, heard) = mpsc::channel(SIGNALS);
-    let mut attached = Some(signals);
-    let task = task::run(supervisor, Arc::clone(&client), peer, request, Arc::clone(&streams), heard);
-    let mut sandbox = tokio::spawn(task);
-    loop {
-        tokio::select! {
-            ended = &mut sandbox => return ended.unwrap_or_else(|panicked| {
-                tracing::error!(%panicked, "a sandbox's task failed");
-                Ok(())
-            }),
-            request = client.receive(), if attached.is_some() => match request {
-                // A sandbox that is flooded with signals misses some, as with any process.
-                Ok(Some((Request::Signal(number), _))) => {
-                    let _missed = attached.as_ref().map(|signals| signals.try_send(number));
-                }
-                // It left, or speaks out of turn: so its agent ends, as with a terminal that is closed.
-                _ => attached = None,
-            },
-        }
-    }
-}
-
-async fn in_time(client: &AsyncChannel) -> Result<Option<(Request, Vec<OwnedFd>)>, ChannelError> {
-    match tokio::time::timeout(HELLO, client.receive()).await {
-        Ok(request) => request,
-        Err(_elapsed) => {
+fn in_time(client: &Client) -> Result<Option<(Request, Vec<OwnedFd>)>, ChannelError> {
+    match client.receive() {
+        Err(ChannelError::WouldBlock) => {
             let refusal = Refusal::new("timeout", "no request came", "ask at once after connecting");
-            client.send(&Reply::Refused(refusal), &[]).await?;
+            client.send(&Reply::Refused(refusal))?;
             Ok(None)
         }
+        request => request,
     }
 }
 

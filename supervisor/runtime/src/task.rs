@@ -14,27 +14,30 @@
 //! programs before the plan, which is before the first program of the agent's.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use skep_kernel::bpf::LookupLink;
 use skep_kernel::cgroup::SandboxCgroup;
-use skep_kernel::channel::AsyncChannel;
 use skep_kernel::listener::Peer;
 use skep_kernel::memfd;
 use skep_kernel::seqpacket::ChannelError;
 use skep_policy::launch::{
     Ending, KeeperEvent, KeeperRequest, Network, Plan, RootOp, SANDBOX_NAME, Stage, is_sandbox_name,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::audit::{self, Body, Record, Text};
 use crate::caller::variable;
-use crate::gateway::Service;
+use crate::client::Client;
+use crate::gateway::{GatewayError, Service};
 use crate::helper::Helper;
 use crate::prepare::{Place, Prepared, prepare};
-use crate::protocol::{Refusal, Reply, Run, Summary};
+use crate::protocol::{Refusal, Reply, Request, Run, Summary};
 use crate::record::losses;
 use crate::registry::{Live, Phase};
 use crate::reserve::{Empty, new_id};
@@ -47,8 +50,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A wall-clock limit for those who have none: tokio's own longest sleep is of this order.
 const FOREVER: Duration = Duration::from_secs(86_400 * 365);
 
-/// How long a client may leave unread what a sandbox waits to have told.
-const READING: Duration = Duration::from_secs(5);
+/// Signals of a client that wait to be passed on.
+const SIGNALS: usize = 32;
 
 /// The largest request: a profile, and more arguments than the kernel takes. Decoded it may be 24 times as large.
 const LARGEST: u64 = 4 << 20;
@@ -56,79 +59,99 @@ const LARGEST: u64 = 4 << 20;
 /// How many denials a summary names.
 const DENIALS_SHOWN: usize = 5;
 
-/// Serves one run request to its end. `streams` are the client's, for the agent; `signals` are passed on to it, and
-/// their end is the client's.
+/// Serves one run request to its end, on the thread of its connection. That thread decides and prepares; the sandbox
+/// is followed by a task, so that nothing the client does or sends can keep it from its end.
 ///
 /// # Errors
 /// When the client is gone; the sandbox is cleared away all the same.
-pub async fn run(
-    supervisor: Arc<Supervisor>,
-    client: Arc<AsyncChannel>,
+pub fn run(
+    supervisor: &Arc<Supervisor>,
+    client: Client,
     peer: Peer,
-    request: Run,
-    streams: Arc<Vec<OwnedFd>>,
-    signals: mpsc::Receiver<i32>,
+    descriptors: Vec<OwnedFd>,
 ) -> Result<(), ChannelError> {
+    client.stays()?;
+    let (request, streams) = match decode(descriptors) {
+        Ok(decoded) => decoded,
+        Err(refusal) => return client.send(&Reply::Refused(refusal)),
+    };
     if request.plan_only {
         let place = Place { id: new_id(), cgroup: 0 };
-        return match prepared(&supervisor, peer, request, place).await {
-            Ok(prepared) => send_plan(&client, &prepared).await,
-            Err(refusal) => client.send(&Reply::Refused(refusal), &[]).await,
+        return match prepare(supervisor, peer, &request, place) {
+            Ok(prepared) => send_plan(&client, &prepared),
+            Err(refusal) => client.send(&Reply::Refused(refusal)),
         };
     }
+    let events = Handle::current();
+    let mut sandbox = match events.block_on(begin(supervisor, &client, peer, &request))? {
+        Ok(sandbox) => sandbox,
+        Err(refusal) => return client.send(&Reply::Refused(refusal)),
+    };
+    // The keeper has the plan before there is a task: its work and ours go on side by side.
+    let handed_over = events.block_on(sandbox.hand_over(&streams));
+    let client = Arc::new(client);
+    let (signals, heard) = mpsc::channel(SIGNALS);
+    let task = events.spawn(serve(sandbox, handed_over, Arc::clone(&client), heard));
+    drop(streams);
+    // Whatever else it says is its end: so its agent ends, as with a terminal that is closed.
+    while let Ok(Some((Request::Signal(number), _))) = client.receive() {
+        // A sandbox that is flooded with signals misses some, as any process does.
+        let _missed = signals.try_send(number);
+    }
+    drop(signals);
+    events.block_on(task).unwrap_or_else(|panicked| {
+        tracing::error!(%panicked, "a sandbox's task failed");
+        Ok(())
+    })
+}
+
+/// Everything before the plan is handed over. The first error is the client's end.
+async fn begin(
+    supervisor: &Arc<Supervisor>,
+    client: &Client,
+    peer: Peer,
+    request: &Run,
+) -> Result<Result<Sandbox, Refusal>, ChannelError> {
     let empty = match supervisor.reserve.take().await {
         Ok(empty) => empty,
-        Err(error) => return client.send(&Reply::Refused(launch("keeper", &error)), &[]).await,
+        Err(error) => return Ok(Err(launch("keeper", &error))),
     };
-    let prepared = match prepared(&supervisor, peer, request, empty.place()).await {
+    let prepared = match prepare(supervisor, peer, request, empty.place()) {
         Ok(prepared) => prepared,
         Err(refusal) => {
             supervisor.reserve.give_back(empty);
-            return client.send(&Reply::Refused(refusal), &[]).await;
+            return Ok(Err(refusal));
         }
     };
     let weaker = prepared.weaker();
     if !weaker.is_empty() {
-        client.send(&Reply::Weaker(weaker), &[]).await?;
+        client.send(&Reply::Weaker(weaker))?;
     }
     for notice in &prepared.notices {
-        client.send(&Reply::Notice(notice.clone()), &[]).await?;
+        client.send(&Reply::Notice(notice.clone()))?;
     }
-    let mut sandbox = match Sandbox::create(&supervisor, empty, prepared) {
-        Ok(sandbox) => sandbox,
-        Err(refusal) => return client.send(&Reply::Refused(refusal), &[]).await,
-    };
-    let reply = sandbox.live(&client, &streams, signals).await;
-    let sent = tell(&client, &reply, &[]).await;
-    sandbox.remove();
-    sent
+    Ok(Sandbox::create(supervisor, empty, prepared))
 }
 
-/// Tells a client of its sandbox. One that does not read must not hold the sandbox up: nobody follows it meanwhile.
-async fn tell(
-    client: &AsyncChannel,
-    reply: &Reply,
-    descriptors: &[BorrowedFd<'_>],
+/// Follows a sandbox to its end and tells its client.
+async fn serve(
+    mut sandbox: Sandbox,
+    handed_over: Result<(), Refusal>,
+    client: Arc<Client>,
+    signals: mpsc::Receiver<i32>,
 ) -> Result<(), ChannelError> {
-    timeout(READING, client.send(reply, descriptors)).await.unwrap_or(Err(ChannelError::WouldBlock))
-}
-
-async fn prepared(
-    supervisor: &Arc<Supervisor>,
-    peer: Peer,
-    request: Run,
-    place: Place,
-) -> Result<Prepared, Refusal> {
-    let supervisor = Arc::clone(supervisor);
-    let prepared = tokio::task::spawn_blocking(move || prepare(&supervisor, peer, &request, place)).await;
-    prepared.unwrap_or_else(|_panicked| Err(internal("preparing")))
+    let reply = sandbox.live(handed_over, &client, signals).await;
+    let sent = client.tell(reply, Vec::new()).await;
+    sandbox.remove();
+    client.end_receiving();
+    sent
 }
 
 /// The request and the streams behind it. What is read is a file of the client's choice, so this may block.
 ///
 /// # Errors
 /// When it is not what a client of ours sends.
-pub fn decode(mut descriptors: Vec<OwnedFd>) -> Result<(Run, Vec<OwnedFd>), Refusal> {
+fn decode(mut descriptors: Vec<OwnedFd>) -> Result<(Run, Vec<OwnedFd>), Refusal> {
     let malformed = |why: &str| Refusal::new("request", format!("the request is malformed: {why}"), "");
     if descriptors.is_empty() {
         return Err(malformed("no body"));
@@ -152,7 +175,7 @@ pub fn decode(mut descriptors: Vec<OwnedFd>) -> Result<(Run, Vec<OwnedFd>), Refu
     Ok((request, streams))
 }
 
-async fn send_plan(client: &AsyncChannel, prepared: &Prepared) -> Result<(), ChannelError> {
+fn send_plan(client: &Client, prepared: &Prepared) -> Result<(), ChannelError> {
     /// Well below the limit of one message.
     const PIECE: usize = 32 * 1024;
     let text = prepared.plan_as_json();
@@ -163,15 +186,15 @@ async fn send_plan(client: &AsyncChannel, prepared: &Prepared) -> Result<(), Cha
             end -= 1;
         }
         let (piece, after) = rest.split_at(end);
-        client.send(&Reply::Plan(piece.to_owned()), &[]).await?;
+        client.send(&Reply::Plan(piece.to_owned()))?;
         rest = after;
     }
-    client.send(&Reply::Done, &[]).await
+    client.send(&Reply::Done)
 }
 
 /// A sandbox with everything outside of it that must be undone.
-struct Sandbox<'a> {
-    supervisor: &'a Supervisor,
+struct Sandbox {
+    supervisor: Arc<Supervisor>,
     live: Arc<Live>,
     plan: Plan,
     start: audit::Start,
@@ -179,9 +202,15 @@ struct Sandbox<'a> {
     cgroup: SandboxCgroup,
     keeper: Helper,
     lookup: Option<LookupLink>,
-    /// What the gateway will serve, until it does.
+    begun: Instant,
+    /// What the gateway will serve, until it is asked to.
     service: Option<Service>,
+    /// Its answer, until it is heard.
+    serving: Option<Serving>,
 }
+
+/// The gateway's answer to being asked to serve a sandbox.
+type Serving = JoinHandle<Result<(), GatewayError>>;
 
 /// How the sandbox's life went.
 enum Outcome {
@@ -193,10 +222,10 @@ enum Outcome {
     Failed(Refusal),
 }
 
-impl<'a> Sandbox<'a> {
+impl Sandbox {
     /// Gives an empty sandbox its limits and announces it to the judges. What fails here leaves it to its keeper,
     /// which ends it and removes its cgroup.
-    fn create(supervisor: &'a Supervisor, empty: Empty, prepared: Prepared) -> Result<Self, Refusal> {
+    fn create(supervisor: &Arc<Supervisor>, empty: Empty, prepared: Prepared) -> Result<Self, Refusal> {
         let Empty { cgroup, keeper, sockets, lookup } = empty;
         let wall_clock = prepared.wall_clock();
         let Prepared { live, plan, upstreams, limits, start, .. } = prepared;
@@ -217,62 +246,25 @@ impl<'a> Sandbox<'a> {
             upstreams,
             sockets,
         };
-        let (lookup, service) = (Some(lookup), Some(service));
-        Ok(Self { supervisor, live, plan, start, wall_clock, cgroup, keeper, lookup, service })
+        Ok(Self {
+            supervisor: Arc::clone(supervisor),
+            live,
+            plan,
+            start,
+            wall_clock,
+            cgroup,
+            keeper,
+            lookup: Some(lookup),
+            begun: Instant::now(),
+            service: Some(service),
+            serving: None,
+        })
     }
 
-    /// Launches, follows and clears away; the reply tells the client how it went.
-    async fn live(
-        &mut self,
-        client: &AsyncChannel,
-        streams: &[OwnedFd],
-        signals: mpsc::Receiver<i32>,
-    ) -> Reply {
-        let begun = Instant::now();
-        let launched = self.launch(client, streams).await;
-        self.supervisor.reserve.refill();
-        let outcome = match launched {
-            Ok(()) => self.follow(signals).await,
-            Err(refusal) => Outcome::Failed(refusal),
-        };
-        self.live.progress().phase = Phase::Ending;
-        let recorded = self.clear_away(&outcome, begun).await;
-        match (outcome, recorded) {
-            (Outcome::Failed(refusal), _) | (_, Err(refusal)) => Reply::Refused(refusal),
-            (Outcome::Gone(ending) | Outcome::Ended(ending), Ok(())) => Reply::Ended(self.summary(ending)),
-        }
-    }
-
-    async fn launch(&mut self, client: &AsyncChannel, streams: &[OwnedFd]) -> Result<(), Refusal> {
+    /// Records the launch and gives the plan to the keeper.
+    async fn hand_over(&mut self, streams: &[OwnedFd]) -> Result<(), Refusal> {
         self.write([Body::Start(self.start.clone())])?;
-        self.start_keeper(streams).await?;
-        let service = self.service.take().ok_or_else(|| internal("gateway"))?;
-        // The gateway may come later than the agent: what the agent sends waits in the sockets it will serve.
-        let serving = self.supervisor.gateways.serve(self.live.owner, service);
-        let (serving, started) = tokio::join!(serving, self.keeper_event());
-        let (pid, master) = match started? {
-            (KeeperEvent::Started { pid }, master) => (pid, master),
-            (KeeperEvent::Failed { stage, object, errno }, _) => {
-                return Err(self.launch_failure(stage, &object, errno));
-            }
-            _ => return Err(internal("keeper protocol")),
-        };
-        serving.map_err(|error| Refusal::new("gateway", error.to_string(), "skep audit has what it said"))?;
-        {
-            let mut progress = self.live.progress();
-            progress.pid = Some(pid);
-            progress.phase = Phase::Running;
-        }
-        let reply = Reply::Started { id: self.live.id.clone(), name: self.live.name.clone(), pid };
-        let descriptors: Vec<BorrowedFd<'_>> = master.iter().map(AsFd::as_fd).collect();
-        tell(client, &reply, &descriptors)
-            .await
-            .map_err(|_gone| Refusal::new("client", "the client is gone", ""))
-    }
-
-    /// Gives the plan to the keeper.
-    async fn start_keeper(&mut self, streams: &[OwnedFd]) -> Result<(), Refusal> {
-        let template = self.supervisor.templates.of(self.supervisor, &self.plan).await?;
+        let template = self.supervisor.templates.of(&self.supervisor, &self.plan).await?;
         self.plan.template.retain(RootOp::is_put_off);
         let plan = postcard::to_stdvec(&self.plan).map_err(|_unencodable| internal("plan"))?;
         let plan = memfd::sealed("skep-plan", &plan).map_err(|error| launch("plan", &error))?;
@@ -281,22 +273,70 @@ impl<'a> Sandbox<'a> {
         self.tell_keeper(&KeeperRequest::Launch { template: true }, &descriptors).await
     }
 
+    /// Awaits the agent's start, follows it and clears away; the reply tells the client how it went.
+    async fn live(
+        &mut self,
+        handed_over: Result<(), Refusal>,
+        client: &Arc<Client>,
+        signals: mpsc::Receiver<i32>,
+    ) -> Reply {
+        let mut controls = Controls::of(&self.supervisor, self.wall_clock, signals);
+        let started = match handed_over {
+            Ok(()) => self.started(client, &mut controls).await,
+            Err(refusal) => Err(refusal),
+        };
+        self.supervisor.reserve.refill();
+        let outcome = match started {
+            Ok(()) => self.follow(&mut controls).await,
+            Err(refusal) => Outcome::Failed(refusal),
+        };
+        self.live.progress().phase = Phase::Ending;
+        let recorded = self.clear_away(&outcome).await;
+        match (outcome, recorded) {
+            (Outcome::Failed(refusal), _) | (_, Err(refusal)) => Reply::Refused(refusal),
+            (Outcome::Gone(ending) | Outcome::Ended(ending), Ok(())) => Reply::Ended(self.summary(ending)),
+        }
+    }
+
+    /// Waits until the agent runs, and tells the client.
+    async fn started(&mut self, client: &Arc<Client>, controls: &mut Controls) -> Result<(), Refusal> {
+        let event = tokio::select! {
+            event = self.keeper_event() => event?,
+            why = controls.broken_off() => return Err(Refusal::new("ended", why, "")),
+        };
+        let (pid, master) = match event {
+            (KeeperEvent::Started { pid }, master) => (pid, master),
+            (KeeperEvent::Failed { stage, object, errno }, _) => {
+                return Err(self.launch_failure(stage, &object, errno));
+            }
+            _ => return Err(internal("keeper protocol")),
+        };
+        {
+            let mut progress = self.live.progress();
+            progress.pid = Some(pid);
+            progress.phase = Phase::Running;
+        }
+        let reply = Reply::Started { id: self.live.id.clone(), name: self.live.name.clone(), pid };
+        let told = client.tell(reply, master).await;
+        told.map_err(|_gone| Refusal::new("client", "the client is gone", ""))?;
+        // Not earlier: what the agent sends waits in the sockets, and the launch needs the processors.
+        let service = self.service.take().ok_or_else(|| internal("gateway"))?;
+        let (supervisor, owner) = (Arc::clone(&self.supervisor), self.live.owner);
+        self.serving = Some(tokio::spawn(async move { supervisor.gateways.serve(owner, service).await }));
+        for signal in std::mem::take(&mut controls.early) {
+            self.signal(signal).await;
+        }
+        Ok(())
+    }
+
     /// Follows the running agent until nothing of it is left.
-    async fn follow(&mut self, mut signals: mpsc::Receiver<i32>) -> Outcome {
-        let mut broken = self.supervisor.recorder.broken();
-        let mut stopping = self.supervisor.stopping();
-        let over = self.wall_clock.unwrap_or(FOREVER);
-        let wall_clock = tokio::time::sleep(over);
-        tokio::pin!(wall_clock);
-        let mut attached = true;
+    async fn follow(&mut self, controls: &mut Controls) -> Outcome {
         let mut ending = None;
         loop {
             let happened = tokio::select! {
                 event = self.keeper.channel.receive() => Happened::Keeper(event),
-                signal = signals.recv(), if attached => Happened::Client(signal),
-                () = becomes_true(&mut broken), if ending.is_none() => Happened::Over(Ending::Signal(9)),
-                () = becomes_true(&mut stopping), if ending.is_none() => Happened::Over(Ending::Signal(15)),
-                () = &mut wall_clock, if ending.is_none() => Happened::Over(Ending::Signal(9)),
+                control = controls.next(), if ending.is_none() => Happened::Control(control),
+                served = answer(&mut self.serving) => Happened::Served(served),
             };
             match happened {
                 Happened::Keeper(Ok(Some((KeeperEvent::Exited(how), _)))) => {
@@ -310,15 +350,17 @@ impl<'a> Sandbox<'a> {
                 Happened::Keeper(Ok(None) | Err(_)) => {
                     return ending.map_or_else(keeper_died, Outcome::Ended);
                 }
-                Happened::Client(Some(number)) => self.signal(number).await,
-                // The client left: so does its agent, as with a terminal that is closed.
-                Happened::Client(None) => {
-                    attached = false;
-                    self.kill();
-                }
-                Happened::Over(how) => {
+                Happened::Control(Control::Signal(number)) => self.signal(number).await,
+                // So does its agent, as with a terminal that is closed.
+                Happened::Control(Control::Left) => self.kill(),
+                Happened::Control(Control::End(how)) => {
                     ending = Some(how);
                     self.kill();
+                }
+                Happened::Served(Ok(())) => {}
+                Happened::Served(Err(error)) => {
+                    let advice = "skep audit has what it said";
+                    return Outcome::Failed(Refusal::new("gateway", error.to_string(), advice));
                 }
             }
         }
@@ -340,7 +382,7 @@ impl<'a> Sandbox<'a> {
     }
 
     /// Ends everything of the sandbox that could still act, and writes its last record.
-    async fn clear_away(&mut self, outcome: &Outcome, begun: Instant) -> Result<(), Refusal> {
+    async fn clear_away(&mut self, outcome: &Outcome) -> Result<(), Refusal> {
         match outcome {
             Outcome::Gone(_) => {}
             Outcome::Ended(_) | Outcome::Failed(_) => self.end_processes(),
@@ -364,7 +406,7 @@ impl<'a> Sandbox<'a> {
         };
         let end = Body::End(audit::End {
             status: Text::from(status),
-            milliseconds: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+            milliseconds: u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             counters,
         });
         let written = self.write(lost.into_iter().chain([end]));
@@ -382,11 +424,22 @@ impl<'a> Sandbox<'a> {
     }
 
     /// Cuts the network off. What the gateway still has to say comes before the last record.
-    async fn dismiss_gateway(&self, has_sent: bool) {
-        let (gateways, owner, id) = (&self.supervisor.gateways, self.live.owner, &self.live.id);
+    async fn dismiss_gateway(&mut self, has_sent: bool) {
+        let (supervisor, live) = (Arc::clone(&self.supervisor), Arc::clone(&self.live));
+        let mut serving = self.serving.take();
+        let dismissed = async move {
+            // The gateway must have been asked to serve before it is asked to stop.
+            if serving.is_some()
+                && let Err(error) = answer(&mut serving).await
+            {
+                tracing::debug!(%error, "the gateway of a sandbox that has ended");
+            }
+            supervisor.gateways.dismiss(live.owner, &live.id).await;
+        };
         match has_sent {
-            true => gateways.dismiss(owner, id).await,
-            false => gateways.forget(owner, id),
+            true => dismissed.await,
+            // Nobody waits for it.
+            false => drop(tokio::spawn(dismissed)),
         }
     }
 
@@ -469,10 +522,83 @@ impl<'a> Sandbox<'a> {
 enum Happened {
     /// The keeper said something, or ended.
     Keeper(Result<Option<(KeeperEvent, Vec<OwnedFd>)>, ChannelError>),
-    /// The client sent a signal, or left.
-    Client(Option<i32>),
+    /// Somebody outside wants something of it.
+    Control(Control),
+    /// The gateway serves it, or cannot.
+    Served(Result<(), GatewayError>),
+}
+
+/// What is wanted of a sandbox from outside.
+enum Control {
+    /// A signal for the agent.
+    Signal(i32),
+    /// The client has left.
+    Left,
     /// The sandbox must end.
-    Over(Ending),
+    End(Ending),
+}
+
+/// Everything outside that a sandbox obeys.
+struct Controls {
+    broken: watch::Receiver<bool>,
+    stopping: watch::Receiver<bool>,
+    wall_clock: Pin<Box<Sleep>>,
+    /// `None` once the client has left.
+    signals: Option<mpsc::Receiver<i32>>,
+    /// Signals from before there was an agent.
+    early: Vec<i32>,
+}
+
+impl Controls {
+    fn of(supervisor: &Supervisor, wall_clock: Option<Duration>, signals: mpsc::Receiver<i32>) -> Self {
+        Self {
+            broken: supervisor.recorder.broken(),
+            stopping: supervisor.stopping(),
+            wall_clock: Box::pin(sleep(wall_clock.unwrap_or(FOREVER))),
+            signals: Some(signals),
+            early: Vec::new(),
+        }
+    }
+
+    async fn next(&mut self) -> Control {
+        let signal = tokio::select! {
+            () = becomes_true(&mut self.broken) => return Control::End(Ending::Signal(9)),
+            () = becomes_true(&mut self.stopping) => return Control::End(Ending::Signal(15)),
+            () = &mut self.wall_clock => return Control::End(Ending::Signal(9)),
+            signal = next_signal(&mut self.signals) => signal,
+        };
+        if signal.is_none() {
+            self.signals = None;
+        }
+        signal.map_or(Control::Left, Control::Signal)
+    }
+
+    /// Says why a launch is to be broken off; signals are kept for the agent.
+    async fn broken_off(&mut self) -> &'static str {
+        loop {
+            match self.next().await {
+                Control::Signal(number) if self.early.len() < SIGNALS => self.early.push(number),
+                Control::Signal(_) => {}
+                Control::Left => return "the client left during the launch",
+                Control::End(_) => return "skepd stops, or the time is over, or the audit cannot be written",
+            }
+        }
+    }
+}
+
+async fn next_signal(signals: &mut Option<mpsc::Receiver<i32>>) -> Option<i32> {
+    match signals {
+        Some(signals) => signals.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The gateway's answer, once.
+async fn answer(serving: &mut Option<Serving>) -> Result<(), GatewayError> {
+    let Some(asked) = serving else { return std::future::pending().await };
+    let answered = asked.await;
+    *serving = None;
+    answered.unwrap_or(Err(GatewayError::Silent("was not asked")))
 }
 
 fn keeper_died() -> Outcome {

@@ -89,9 +89,10 @@ async fn live(arguments: &Arguments) -> anyhow::Result<()> {
     tokio::spawn(stop_on_signal(Arc::clone(&stop)));
     say("ready");
     let life = if arguments.transient { Life::Transient(IDLE) } else { Life::Service };
-    let served = serve(Arc::clone(&supervisor), listener, life, stop).await;
+    // On a worker: what this thread waited for would be woken by one.
+    let served = tokio::spawn(serve(Arc::clone(&supervisor), listener, life, stop)).await;
     supervisor.stop().await;
-    Ok(served?)
+    Ok(served??)
 }
 
 async fn stop_on_signal(stop: Arc<Notify>) {

@@ -92,7 +92,6 @@ impl Ours {
     }
 
     fn launch(&self) -> anyhow::Result<()> {
-        let client = Client::connect(&self.places)?;
         let body = memfd::sealed("bench", &postcard::to_stdvec(&self.request())?)?;
         let null = || -> anyhow::Result<OwnedFd> {
             Ok(fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
@@ -100,7 +99,7 @@ impl Ours {
         let streams = [null()?, null()?, null()?];
         let mut descriptors = vec![body.as_fd()];
         descriptors.extend(streams.iter().map(AsFd::as_fd));
-        client.send(&Request::Run, &descriptors)?;
+        let client = Client::ask(&self.places, &Request::Run, &descriptors)?;
         loop {
             match client.receive()?.0 {
                 Reply::Notice(_) | Reply::Weaker(_) | Reply::Started { .. } => {}
