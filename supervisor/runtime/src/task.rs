@@ -432,7 +432,7 @@ impl Sandbox {
             if serving.is_some()
                 && let Err(error) = answer(&mut serving).await
             {
-                tracing::debug!(%error, "the gateway of a sandbox that has ended");
+                supervisor.recorder.gateway_failed(&live.id, &error.to_string());
             }
             supervisor.gateways.dismiss(live.owner, &live.id).await;
         };
