@@ -5,6 +5,7 @@ pub mod absence;
 pub mod audit;
 pub mod caller;
 pub mod client;
+pub mod distinct;
 pub mod events;
 pub mod gateway;
 pub mod helper;

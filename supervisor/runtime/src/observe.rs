@@ -15,8 +15,10 @@ use skep_policy::policy::{FileOp, Verdict};
 
 use crate::absence::Absence;
 use crate::audit::{self, Body, Record, Text};
+use crate::distinct::{Distinct, Met};
+use crate::protocol::Denial;
 use crate::record::{count_denial, losses};
-use crate::registry::{Live, MOST_DISTINCT, Registry};
+use crate::registry::{Live, Registry};
 
 /// Appends the records an event deserves: none for repeats and for sandboxes that are gone.
 pub fn record(registry: &Registry, absence: &mut Absence, event: Event, records: &mut Vec<Record>) {
@@ -112,15 +114,17 @@ fn passed_open(live: &Live, opened: &Opened) -> Option<Body> {
     if verdict.decision != Decision::Allow && !opened.file.path.accuracy.detached {
         return unenforced(live, "open", path, &verdict);
     }
-    if is_private(&verdict) || opened.file.path.accuracy.detached || !is_first(live, path) {
+    if is_private(&verdict) || opened.file.path.accuracy.detached {
         return None;
     }
-    Some(Body::Open(audit::Open {
-        task: who(&opened.task),
-        path: Text::from(opened.file.path.path.as_slice()),
-        created: opened.created,
-        truncated: opened.passed_flags & u64::from(libc::O_TRUNC.unsigned_abs()) != 0,
-    }))
+    changed(live, path, || {
+        Body::Open(audit::Open {
+            task: who(&opened.task),
+            path: Text::from(path),
+            created: opened.created,
+            truncated: opened.passed_flags & u64::from(libc::O_TRUNC.unsigned_abs()) != 0,
+        })
+    })
 }
 
 fn passed_change(live: &Live, call: &Call) -> Option<Body> {
@@ -129,27 +133,49 @@ fn passed_change(live: &Live, call: &Call) -> Option<Body> {
     if verdict.decision != Decision::Allow {
         return unenforced(live, call.name(), &path, &verdict);
     }
-    let to = call.second.as_ref().and_then(place);
-    if is_private(&verdict) || !is_first(live, &path) {
+    if is_private(&verdict) {
         return None;
     }
-    Some(Body::Change(audit::Change {
-        task: who(&call.task),
-        op: call.name().to_owned(),
-        path: Text::from(path.as_path()),
-        to: to.map(|path| Text::from(path.as_path())),
-    }))
+    changed(live, &path, || {
+        Body::Change(audit::Change {
+            task: who(&call.task),
+            op: call.name().to_owned(),
+            path: Text::from(path.as_path()),
+            to: call.second.as_ref().and_then(place).map(|path| Text::from(path.as_path())),
+        })
+    })
 }
 
-/// Something passed that the policy denies. Said once for each object.
+/// Counts a change. Its record, if the path was not changed before; if that is not known, it is only counted.
+fn changed(live: &Live, path: &Path, body: impl FnOnce() -> Body) -> Option<Body> {
+    let mut progress = live.progress();
+    let name = path.as_os_str().as_bytes();
+    let (met, _) = progress.changed.meet(name.to_vec(), (), name.len());
+    progress.counters.changed += u64::from(met != Met::Again);
+    match met {
+        Met::First => Some(body()),
+        Met::Again => None,
+        Met::Perhaps => only_counted(&mut progress.changed, "changes of other paths"),
+    }
+}
+
+/// The one record that stands for all those that are not written.
+fn only_counted<K: Ord, V>(distinct: &mut Distinct<K, V>, what: &str) -> Option<Body> {
+    distinct.says_it_is_full().then(|| {
+        let remembered = distinct.iter().count();
+        Body::Error(audit::Failure {
+            what: "only counted from here on".to_owned(),
+            message: Text::from(format!("{what}, after {remembered} different ones")),
+        })
+    })
+}
+
+/// Something passed that the policy denies. Said once for each object, as long as they can be told apart.
 fn unenforced(live: &Live, op: &str, path: &Path, verdict: &Verdict) -> Option<Body> {
     let rule = verdict.rule.as_ref().map_or_else(|| "no rule allows it".to_owned(), ToString::to_string);
     let what = format!("{op} {} passed", shown(path));
-    {
-        let mut progress = live.progress();
-        if progress.changed.len() >= MOST_DISTINCT || !progress.changed.insert(what.clone().into_bytes()) {
-            return None;
-        }
+    if live.progress().unenforced.meet(what.clone(), (), what.len()).0 == Met::Again {
+        return None;
     }
     Some(Body::Error(audit::Failure {
         what: "weaker rule".to_owned(),
@@ -184,10 +210,7 @@ fn refused(live: &Live, absence: &mut Absence, call: &Call) -> Option<Body> {
     let allow_with = live.policy.allowing(op, &path, verdict.rule.as_ref());
     let what = format!("{} {}", format!("{op:?}").to_lowercase(), shown(&path));
     let rule = verdict.rule.map(|rule| rule.to_string());
-    if !count_denial(live, what, rule.clone(), allow_with.clone()) {
-        return None;
-    }
-    Some(Body::Denied(audit::Denied {
+    denied(live, Denial { what, rule: rule.clone(), allow_with: allow_with.clone() }, || audit::Denied {
         task: Some(who(&call.task)),
         op: call.name().to_owned(),
         object: Text::from(path.as_path()),
@@ -196,7 +219,20 @@ fn refused(live: &Live, absence: &mut Absence, call: &Call) -> Option<Body> {
         reason: Text::from(reason(verdict.decision, verdict.reason)),
         allow_with: allow_with.map(Text::from),
         count: 1,
-    }))
+    })
+}
+
+/// Counts a denial. Its record, if it is a new one; where that is not known, what a rule denies counts as new, and
+/// what is only not granted, of which an agent can have any number, is only counted.
+fn denied(live: &Live, denial: Denial, body: impl FnOnce() -> audit::Denied) -> Option<Body> {
+    let has_rule = denial.rule.is_some();
+    match count_denial(live, denial) {
+        Met::Again => None,
+        Met::Perhaps if !has_rule => {
+            only_counted(&mut live.progress().denials, "what is refused because no rule grants it")
+        }
+        Met::First | Met::Perhaps => Some(Body::Denied(body())),
+    }
 }
 
 fn refused_address(live: &Live, connect: &Connect) -> Option<Body> {
@@ -225,10 +261,8 @@ fn refused_address(live: &Live, connect: &Connect) -> Option<Body> {
         None if protocol == "udp" => (None, "of UDP only DNS leaves a sandbox".to_owned()),
         None => (None, "destinations are granted by name and port, never by address".to_owned()),
     };
-    if !count_denial(live, format!("connect {object}"), rule.clone(), allow_with.clone()) {
-        return None;
-    }
-    Some(Body::Denied(audit::Denied {
+    let what = format!("connect {object}");
+    denied(live, Denial { what, rule: rule.clone(), allow_with: allow_with.clone() }, || audit::Denied {
         task: Some(who(&connect.task)),
         op: "connect".to_owned(),
         object: Text::from(object),
@@ -237,7 +271,7 @@ fn refused_address(live: &Live, connect: &Connect) -> Option<Body> {
         reason: Text::from(reason),
         allow_with: allow_with.map(Text::from),
         count: 1,
-    }))
+    })
 }
 
 /// What a system call does to its first path, in the words of the policy.
@@ -293,18 +327,6 @@ fn is_private(verdict: &Verdict) -> bool {
     verdict.rule.as_ref().is_some_and(|rule| rule.line == 0)
 }
 
-/// Is this path changed for the first time? Counts it; beyond the bound nothing is new.
-fn is_first(live: &Live, path: &Path) -> bool {
-    let mut progress = live.progress();
-    let path = path.as_os_str().as_bytes();
-    if progress.changed.len() >= MOST_DISTINCT || progress.changed.contains(path) {
-        return false;
-    }
-    progress.changed.insert(path.to_vec());
-    progress.counters.changed += 1;
-    true
-}
-
 fn path_of(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
@@ -318,6 +340,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::registry::Repeated;
 
     #[test]
     fn what_a_sandbox_has_lost_is_said_of_it_alone_and_once() {
@@ -338,5 +361,66 @@ mod tests {
         let told: Vec<_> = records.iter().map(told).collect();
         assert_eq!(told, [(Some("1".to_owned()), 5), (Some("1".to_owned()), 3), (None, 4)]);
         assert_eq!((flooder.progress().counters.lost, other.progress().counters.lost), (8, 0));
+    }
+
+    /// A sandbox of which nothing new can be remembered.
+    fn full() -> Live {
+        let live = Live::for_tests("a", 1);
+        {
+            let mut progress = live.progress();
+            let name = "x".repeat(1 << 20);
+            let repeated = Repeated { count: 0, rule: None, allow_with: None };
+            for number in 0..4 {
+                progress.changed.meet(format!("{number}").into_bytes(), (), name.len());
+                progress.unenforced.meet(format!("{number}"), (), name.len());
+                progress.denials.meet(format!("{number}"), repeated.clone(), name.len());
+            }
+        }
+        live
+    }
+
+    fn denial(what: &str, rule: Option<&str>) -> Denial {
+        Denial { what: what.to_owned(), rule: rule.map(str::to_owned), allow_with: None }
+    }
+
+    #[test]
+    fn what_a_rule_denies_is_recorded_also_when_nobody_knows_whether_it_is_new() {
+        let live = full();
+        let rule = Some("git:15");
+        let told = |what| denied(&live, denial(what, rule), audit::Denied::default);
+        assert!([told("a"), told("b"), told("a")].iter().all(|it| matches!(it, Some(Body::Denied(_)))));
+        assert!(told("1").is_none(), "a repeat is a repeat");
+        assert_eq!(live.progress().counters.denied, 4);
+    }
+
+    #[test]
+    fn what_is_only_not_granted_is_then_counted_and_that_is_said_once() {
+        let live = full();
+        assert!(denied(&live, denial("a", Some("git:15")), audit::Denied::default).is_some());
+        let told = ["a", "b", "c"].map(|what| denied(&live, denial(what, None), audit::Denied::default));
+        let [Some(Body::Error(said)), None, None] = told else { panic!("{told:?}") };
+        assert_eq!(said.what, "only counted from here on");
+        assert_eq!(live.progress().counters.ungranted, 3);
+    }
+
+    #[test]
+    fn changes_are_then_counted_and_that_is_said_once() {
+        let live = full();
+        let told = ["/a", "/b", "/a"].map(|path| changed(&live, Path::new(path), || panic!("a record")));
+        assert!(matches!(told, [Some(Body::Error(_)), None, None]), "{told:?}");
+        assert_eq!(live.progress().counters.changed, 3);
+    }
+
+    #[test]
+    fn what_passed_against_the_policy_is_said_whatever_else_changed() {
+        let live = Live::for_tests("a", 1);
+        let path = Path::new("/a");
+        let verdict = live.policy.judge(FileOp::Write, path);
+        assert!(changed(&live, path, || Body::Open(audit::Open::default())).is_some());
+        let told = [(); 2].map(|()| unenforced(&live, "open", path, &verdict));
+        assert!(matches!(told, [Some(Body::Error(_)), None]), "{told:?}");
+        let live = full();
+        let told = [(); 2].map(|()| unenforced(&live, "open", path, &verdict));
+        assert!(matches!(told, [Some(_), Some(_)]), "{told:?}");
     }
 }

@@ -10,7 +10,9 @@ use skep_policy::gateway::{GatewayEvent, Subject};
 use tokio::sync::watch;
 
 use crate::audit::{self, AuditError, Body, Durability, Log, Record, Text};
-use crate::registry::{Live, MOST_DISTINCT, Registry, Repeated};
+use crate::distinct::Met;
+use crate::protocol::Denial;
+use crate::registry::{Live, Registry, Repeated};
 
 /// The audit as the rest of skepd writes it.
 pub struct Recorder {
@@ -131,7 +133,9 @@ fn judged(
             live.progress().counters.connected += 1;
         }
     } else {
-        count_denial(live, format!("connect {to}"), rule.clone(), allow_with.clone());
+        let (rule, allow_with) = (rule.clone(), allow_with.clone());
+        // The record names its number, by which another one says that the connection ended: each is written.
+        let _met = count_denial(live, Denial { what: format!("connect {to}"), rule, allow_with });
     }
     Body::Connection(audit::Connection {
         task: None,
@@ -144,22 +148,21 @@ fn judged(
     })
 }
 
-/// Counts a denial and says whether it is the first of its kind. `rule` is the rule that denies, `None` when none
-/// grants.
-pub fn count_denial(live: &Live, what: String, rule: Option<String>, allow_with: Option<String>) -> bool {
+/// Counts a denial and says whether it was met before.
+pub fn count_denial(live: &Live, denial: Denial) -> Met {
+    let Denial { what, rule, allow_with } = denial;
     let mut progress = live.progress();
     match rule {
         Some(_) => progress.counters.denied += 1,
         None => progress.counters.ungranted += 1,
     }
-    if let Some(known) = progress.denials.get_mut(&what) {
+    let texts = [Some(&what), rule.as_ref(), allow_with.as_ref()];
+    let bytes = texts.into_iter().flatten().map(String::len).sum();
+    let (met, known) = progress.denials.meet(what, Repeated { count: 0, rule, allow_with }, bytes);
+    if let Some(known) = known {
         known.count += 1;
-        return false;
     }
-    if progress.denials.len() < MOST_DISTINCT {
-        progress.denials.insert(what, Repeated { count: 1, rule, allow_with });
-    }
-    true
+    met
 }
 
 /// What a sandbox that has lost `lost` records since it was admitted has lost since this was said last.

@@ -1,6 +1,6 @@
 //! The sandboxes that exist, found by name, id or cgroup.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -11,6 +11,7 @@ use skep_policy::layers::Binding;
 use skep_policy::policy::Policy;
 
 use crate::audit::Origin;
+use crate::distinct::Distinct;
 use crate::prepare::{enforced, weaker};
 use crate::protocol::{Counters, Denial, Sandbox};
 
@@ -54,12 +55,14 @@ pub struct Progress {
     pub pid: Option<u32>,
     /// What it did.
     pub counters: Counters,
-    /// Distinct changed paths, bounded by [`MOST_DISTINCT`].
-    pub changed: BTreeSet<Vec<u8>>,
-    /// Distinct denials with their repeats, bounded likewise.
-    pub denials: BTreeMap<String, Repeated>,
-    /// Names by their virtual addresses, bounded likewise. The gateway says so, and it is believed only for what
-    /// is written down.
+    /// The paths it changed.
+    pub changed: Distinct<Vec<u8>>,
+    /// What passed although the policy denies it.
+    pub unenforced: Distinct<String>,
+    /// What was denied, with its repeats.
+    pub denials: Distinct<String, Repeated>,
+    /// Names by their virtual addresses, [`MOST_NAMES`] of them. The gateway says so, and it is believed only for
+    /// what is written down.
     pub names: HashMap<IpAddr, String>,
 }
 
@@ -74,9 +77,8 @@ pub struct Repeated {
     pub allow_with: Option<String>,
 }
 
-/// How many distinct paths or denials of one sandbox are remembered; beyond it they are only counted, so that
-/// an agent cannot make skepd grow.
-pub const MOST_DISTINCT: usize = 10_000;
+/// How many names of one sandbox are remembered by their addresses.
+const MOST_NAMES: usize = 10_000;
 
 /// Where a sandbox stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,7 +110,7 @@ impl Progress {
 
     /// Remembers which addresses stand for a name.
     pub fn learn(&mut self, name: &str, addresses: Option<(Ipv4Addr, Ipv6Addr)>) {
-        let Some((v4, v6)) = addresses.filter(|_| self.names.len() < MOST_DISTINCT) else { return };
+        let Some((v4, v6)) = addresses.filter(|_| self.names.len() < MOST_NAMES) else { return };
         self.names.extend([(v4.into(), name.to_owned()), (v6.into(), name.to_owned())]);
     }
 }
@@ -295,8 +297,11 @@ mod tests {
             ("connect x:443", denial(1, None)),
             ("write /w/.git/hooks/x", denial(1, Some("git:15"))),
         ];
-        let denials = denials.map(|(what, denial)| (what.to_owned(), denial)).into();
-        let telling = Progress { denials, ..Progress::default() }.most_telling(3);
+        let mut progress = Progress::default();
+        for (what, denial) in denials {
+            progress.denials.meet(what.to_owned(), denial, what.len());
+        }
+        let telling = progress.most_telling(3);
         let whats: Vec<_> = telling.iter().map(|denial| denial.what.as_str()).collect();
         assert_eq!(whats, ["write /w/.git/hooks/x", "connect x:443", "read /b"]);
     }
