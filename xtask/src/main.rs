@@ -9,6 +9,7 @@ mod build;
 mod call;
 mod compliance;
 mod lint;
+mod picture;
 mod run;
 mod setup;
 mod test;
@@ -68,6 +69,8 @@ enum Verb {
         /// How many rounds
         rounds: Option<u32>,
     },
+    /// Take the README's picture anew, from a real session
+    Picture,
     /// rustfmt, clippy and the rules of the repository
     Lint,
     /// What continuous integration runs beside the tests
@@ -98,6 +101,7 @@ fn act() -> anyhow::Result<ExitCode> {
         Verb::Run { options, command } => run::run(&tree, &options, &command),
         Verb::Test { full, filter } => test::test(&tree, full, filter.as_deref()),
         Verb::Bench { what, rounds } => bench::bench(&tree, what, rounds),
+        Verb::Picture => picture::picture(&tree).map(|()| ExitCode::SUCCESS),
         Verb::Lint => lint::lint(&tree).map(|()| ExitCode::SUCCESS),
         Verb::Ci => lint::ci(&tree).map(|()| ExitCode::SUCCESS),
     }

@@ -124,6 +124,20 @@ mod tests {
     }
 
     #[test]
+    fn the_readmes_picture_shows_these_lines() {
+        let numberless = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "");
+        let picture = include_str!("../../../../docs/picture.svg").split('<');
+        let shown: String = picture.filter_map(|part| Some(part.split_once('>')?.1)).collect();
+        let run = lines(&Screen::default(), "bee", &Summary { denials: Vec::new(), ..summary() });
+        for line in run.lines() {
+            assert!(
+                numberless(&shown).contains(&numberless(line)),
+                "{line}: cargo xtask picture takes it anew"
+            );
+        }
+    }
+
+    #[test]
     fn a_narrow_screen_gets_two_lines_all_the_same() {
         let screen = Screen { width: Some(60), colour: false };
         let text = lines(&screen, "bee", &Summary { denials: vec![denial(&"x".repeat(300))], ..summary() });
