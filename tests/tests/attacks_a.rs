@@ -277,6 +277,13 @@ fn no_device_is_made_or_opened() -> Outcome {
 }
 
 #[test]
+fn a_rename_leaves_no_device_behind() -> Outcome {
+    Attack::new(29, "rename and leave a whiteout", "$ATTACK whiteout f", Effect("test -c f"))
+        .layers(&["seccomp"])
+        .run()
+}
+
+#[test]
 fn temporary_files_of_the_host_are_not_seen() -> Outcome {
     let attempt = "cat /tmp/$MARK /dev/shm/$MARK /var/tmp/$MARK-file";
     Attack::new(32, "predictable names in shared directories", attempt, Leak)

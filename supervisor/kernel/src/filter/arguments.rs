@@ -51,6 +51,8 @@ pub(super) enum Stage {
     ChangeModeAt,
     /// `fchmodat2(directory, path, mode, flags)`.
     ChangeModeAtWith,
+    /// `renameat2(directory, path, directory, path, flags)`.
+    RenameWith,
 }
 
 /// What a stage says.
@@ -86,7 +88,7 @@ pub(super) struct Rules {
 }
 
 /// All stages, in their order.
-pub(super) const ALL: [Stage; 21] = [
+pub(super) const ALL: [Stage; 22] = [
     Stage::Clone,
     Stage::Unshare,
     Stage::Socket,
@@ -108,6 +110,7 @@ pub(super) const ALL: [Stage; 21] = [
     Stage::ChangeModeOf,
     Stage::ChangeModeAt,
     Stage::ChangeModeAtWith,
+    Stage::RenameWith,
 ];
 
 impl Stage {
@@ -136,6 +139,7 @@ impl Stage {
             Self::ChangeModeOf => mode(91, 1),
             Self::ChangeModeAt => mode(268, 2),
             Self::ChangeModeAtWith => mode(452, 2),
+            Self::RenameWith => except(316, Answer::Errno(EINVAL), &[set(4, WHITEOUT)]),
         }
     }
 }
@@ -149,6 +153,9 @@ const RLIMIT_CORE: u64 = 4;
 /// S_ISUID and S_ISGID. The agent's files have the caller's owner on the disk, root's too, and `nosuid` holds
 /// inside only: the program of another user who starts them outside would be root's.
 const SPECIAL: [u64; 2] = [0o4000, 0o2000];
+/// RENAME_WHITEOUT, which leaves a character device 0/0 behind and needs no capability for it (5.8). EINVAL is what a
+/// file system answers that cannot do it.
+const WHITEOUT: u64 = 4;
 /// SECCOMP_FILTER_FLAG_NEW_LISTENER.
 const NEW_LISTENER: u64 = 8;
 
@@ -280,8 +287,8 @@ fn seccomp() -> Rules {
     Rules { call: 317, otherwise: Answer::Errno(EINVAL), rules }
 }
 
-/// Regular files, FIFOs and sockets, without [`SPECIAL`]. A character device 0/0, an overlay whiteout, would
-/// need no capability (5.8).
+/// Regular files, FIFOs and sockets, without [`SPECIAL`]. A character device 0/0, which [`WHITEOUT`] makes too,
+/// would need no capability (5.8).
 fn make_node(call: u32, mode: u32) -> Rules {
     let mask = 0xf000 | SPECIAL[0] | SPECIAL[1];
     let kind = |value: u32| Test { argument: mode, mask, value: value.into() };

@@ -74,7 +74,7 @@ pub(super) const AGENT: &[Group] = &[
         (198, "lremovexattr"), (199, "fremovexattr"), (217, "getdents64"), (235, "utimes"), (258, "mkdirat"),
         (260, "fchownat"), (261, "futimesat"), (262, "newfstatat"), (263, "unlinkat"), (264, "renameat"),
         (265, "linkat"), (266, "symlinkat"), (267, "readlinkat"), (269, "faccessat"), (280, "utimensat"),
-        (316, "renameat2"), (332, "statx"), (439, "faccessat2"), (464, "getxattrat"), (465, "listxattrat"),
+        (332, "statx"), (439, "faccessat2"), (464, "getxattrat"), (465, "listxattrat"),
         (466, "removexattrat"),
     ] },
     Group { verdict: Verdict::Allow, reason: "watches files and waits for descriptors", calls: &[
@@ -173,6 +173,7 @@ pub(super) const AGENT: &[Group] = &[
     ] },
     Group { verdict: Verdict::Inspect(Stage::MakeNode), reason: "no devices", calls: &[(133, "mknod")] },
     Group { verdict: Verdict::Inspect(Stage::MakeNodeAt), reason: "no devices", calls: &[(259, "mknodat")] },
+    Group { verdict: Verdict::Inspect(Stage::RenameWith), reason: "no devices", calls: &[(316, "renameat2")] },
 
     Group { verdict: Verdict::Inspect(Stage::Open), reason: MODE, calls: &[(2, "open")] },
     Group { verdict: Verdict::Inspect(Stage::Create), reason: MODE, calls: &[(85, "creat")] },

@@ -210,6 +210,11 @@ fn a_nested_filter_has_no_listener_and_a_node_is_no_device() {
         check("mknodat", &[0, 0, kind | 0o644], Outcome::Errno(EPERM));
         check("mknodat", &[0, 0, ABOVE | kind], Outcome::Errno(EPERM));
     }
+    for flags in 0..8 {
+        let expected = if flags & 4 == 0 { Outcome::Allow } else { Outcome::Errno(EINVAL) };
+        check("renameat2", &[0, 0, 0, 0, flags], expected);
+        check("renameat2", &[0, 0, 0, 0, ABOVE | flags], expected);
+    }
 }
 
 #[test]
@@ -286,7 +291,7 @@ fn same_around_every_comparison(short: &Program, long: &Program, rules: &argumen
     for first in &values {
         for second in &values {
             for third in values.iter().step_by(if values.len() > 40 { 7 } else { 1 }) {
-                let arguments = [*first, *second, *third, 0, 0, 0];
+                let arguments = [*first, *second, *third, *first, *second, *third];
                 let [ours, theirs] = [short, long].map(|program| run(program, rules.call, arguments));
                 assert_eq!(ours, theirs, "{}({arguments:x?})", rules.call);
             }

@@ -1,7 +1,9 @@
 //! Devices: making nodes, opening those that lead to the host.
 
 use std::ffi::CString;
-use std::fs::File;
+use std::fs::{self, File};
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::report;
 use crate::sys::{address, call};
@@ -27,8 +29,16 @@ pub(crate) fn devices(directory: &str) {
             [libc::AT_FDCWD as usize, address(name.as_c_str()), (kind | 0o666) as usize, number as usize];
         report(&format!("mknod {what}"), call(libc::SYS_mknodat, &asked));
     }
-    // In a user namespace a whiteout is the only device anybody may make; it must be no way in either.
     for path in PATHS {
         report(&format!("open {path}"), File::open(path));
     }
+}
+
+/// Renames a file so that a whiteout of an overlay stays in its place: the only device anybody may make.
+pub(crate) fn whiteout(path: &str) {
+    let away = format!("{path}-away");
+    let renamed = fs::write(path, "").and_then(|()| {
+        Ok(renameat2(AT_FDCWD, path, AT_FDCWD, away.as_str(), RenameFlags::RENAME_WHITEOUT)?)
+    });
+    report("rename with a whiteout", renamed);
 }

@@ -39,6 +39,7 @@ fn main() {
         ["enter"] => namespaces::enter(),
         ["set-id", directory] => mode::set_id(directory),
         ["devices", directory] => devices::devices(directory),
+        ["whiteout", path] => devices::whiteout(path),
         ["memfd"] => kernel::memfd(),
         ["sweep"] => kernel::sweep(),
         ["io-uring"] => kernel::io_uring(),

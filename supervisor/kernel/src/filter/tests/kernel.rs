@@ -93,11 +93,13 @@ const CASES: &[Case] = &[
     ("open", [0, 0o102, 0o2755, 0, 0], EPERM, Some(EFAULT)),
     ("openat", [BAD, 0, 0o102, 0o4755, 0], EPERM, Some(EFAULT)),
     ("openat2", [BAD, 0, 0, 0, 0], ENOSYS, None),
+    ("renameat2", [BAD, 0, BAD, 0, 4], EINVAL, Some(EFAULT)),
     // The same calls where they are harmless: the kernel is asked, with the filter and without.
     ("mknod", [0, 0o1_0644, 0, 0, 0], EFAULT, Some(EFAULT)),
     ("mknodat", [BAD, 0, 0o10_0644, 0, 0], EFAULT, Some(EFAULT)),
     ("chmod", [0, 0o755, 0, 0, 0], EFAULT, Some(EFAULT)),
     ("open", [0, 0, 0o7777, 0, 0], EFAULT, Some(EFAULT)),
+    ("renameat2", [BAD, 0, BAD, 0, 2], EFAULT, Some(EFAULT)),
     // A clone that says what no clone may (CLONE_SIGHAND without CLONE_VM) fails in the kernel when let
     // through.
     ("clone", [0x1000_0800, 0, 0, 0, 0], EPERM, Some(EINVAL)),
