@@ -80,6 +80,8 @@ pub struct Log {
     /// Bytes of the segment that are whole lines.
     length: u64,
     since: SystemTime,
+    /// There may be a next segment already: readers take this one for complete then, so nothing more goes into it.
+    is_over: bool,
     head: Link,
     buffer: Vec<u8>,
     anchor: Keeper,
@@ -137,6 +139,7 @@ impl Log {
             segment: start.segment,
             length,
             since,
+            is_over: false,
             head: start.link,
             buffer: Vec::with_capacity(1 << 16),
             anchor,
@@ -197,6 +200,9 @@ impl Log {
     /// # Errors
     /// As [`Log::append`], or the anchor's.
     pub fn close(mut self) -> Result<(), AuditError> {
+        if self.is_over {
+            self.rotate()?;
+        }
         self.write(vec![Record::general(Body::Log(LogEvent::Shut))], Durability::Durable)?;
         self.anchor.stop();
         self.anchor
@@ -210,7 +216,7 @@ impl Log {
 
     fn is_due(&self) -> bool {
         let old = self.since.elapsed().is_ok_and(|age| age >= self.options.segment_age);
-        self.length >= self.options.segment_bytes || old
+        self.is_over || self.length >= self.options.segment_bytes || old
     }
 
     /// Encodes, writes and commits; on any failure the file ends where it ended before.
@@ -259,9 +265,11 @@ impl Log {
         AuditError::Broken(why)
     }
 
-    /// Goes on in a new segment and removes what retention has run out for.
+    /// Goes on in a new segment and removes what retention has run out for. Where it fails, the next append tries
+    /// again before it writes anything.
     fn rotate(&mut self) -> Result<(), AuditError> {
         self.sync()?;
+        self.is_over = true;
         let (segment, origin) = (self.segment + 1, self.head);
         let file = create(&self.state, segment)?;
         let old = (std::mem::replace(&mut self.file, Arc::new(file)), self.segment, self.length);
@@ -270,10 +278,9 @@ impl Log {
         if let Err(error) = self.write(vec![first], Durability::Durable) {
             // Without its first record the new segment would break the chain: the old one stays in use.
             (self.file, self.segment, self.length) = old;
-            let _ = fs::remove_file(segment::path(&self.state, segment));
             return Err(error);
         }
-        self.since = SystemTime::now();
+        (self.since, self.is_over) = (SystemTime::now(), false);
         self.retain()
     }
 
@@ -364,10 +371,17 @@ fn prepare(state: &Path) -> Result<File, AuditError> {
     }
 }
 
+/// Makes a segment, or takes the one that an attempt which failed has left empty. One with a single byte in it is
+/// evidence, and is refused as it is.
 fn create(state: &Path, segment: u64) -> Result<File, AuditError> {
     let path = segment::path(state, segment);
-    let open = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
-    let file = open.map_err(AuditError::io("open", &path))?;
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let file = options.open(&path).map_err(AuditError::io("open", &path))?;
+    let meta = file.metadata().map_err(AuditError::io("fstat", &path))?;
+    if !meta.is_file() || meta.len() > 0 {
+        return Err(AuditError::io("open", &path)(io::ErrorKind::AlreadyExists.into()));
+    }
     let directory = segment::directory(state);
     let sync = File::open(&directory).and_then(|directory| directory.sync_all());
     sync.map_err(AuditError::io("fsync", &directory))?;

@@ -301,6 +301,25 @@ fn segments_end_and_go_by_age() {
     verify(dir.path()).unwrap();
 }
 
+/// What a failed write-back of the directory, or a full disk, leaves is an empty next segment.
+#[test]
+fn a_rotation_that_failed_is_tried_again_and_takes_only_what_is_empty() {
+    let dir = state();
+    let mut log = Log::open(dir.path(), Options { segment_bytes: 1, ..small() }).unwrap();
+    let mut append = |path: &str| log.append(Record::general(open_of(path)), Durability::Buffered);
+    fs::write(segment(dir.path(), 2), "").unwrap();
+    append("/a").unwrap();
+    fs::write(segment(dir.path(), 3), "evidence").unwrap();
+    for _ in 0..2 {
+        append("/b").unwrap_err();
+        assert_eq!(fs::read_to_string(segment(dir.path(), 3)).unwrap(), "evidence");
+    }
+    fs::remove_file(segment(dir.path(), 3)).unwrap();
+    log.close().unwrap();
+    assert_eq!(verify(dir.path()).unwrap().segments, 3);
+    assert!(lines(dir.path(), 3).iter().any(|line| line.contains("\"shut\"")));
+}
+
 #[test]
 fn a_log_can_be_verified_and_followed_while_it_is_written() {
     let dir = state();
