@@ -14,9 +14,9 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::sys::stat::{SFlag, fstat};
 use skep_kernel::SyscallError;
-use skep_kernel::caps::as_file_ids;
 use skep_kernel::idmap;
 use skep_kernel::mount::{Attributes, Change, Depth, Resolve, change, copy_tree, open_at};
+use skep_kernel::view::with_rights_of;
 use skep_policy::launch::{Ids, ObjectKind, Plan, RootOp, Stage};
 
 use crate::failure::{At, Failure};
@@ -28,17 +28,21 @@ pub type Sources = std::vec::IntoIter<OwnedFd>;
 ///
 /// # Errors
 /// The first that cannot be opened, is of another kind than the plan says, or cannot be mounted.
-pub fn open<'a>(plan: &Plan, ops: impl Iterator<Item = &'a RootOp>) -> Result<Vec<OwnedFd>, Failure> {
+pub fn open<'a>(plan: &Plan, ops: impl Iterator<Item = &'a RootOp> + Clone) -> Result<Vec<OwnedFd>, Failure> {
+    let mut objects = reach(plan.lookup, ops.clone())?.into_iter();
     let mut maps = Maps { shown: plan.agent, made: Vec::new() };
     let mut mounts = Vec::new();
     for op in ops {
-        if let RootOp::Bind { from, kind, write, exec, owner_as_agent, .. } = op {
+        if let RootOp::Bind { from, kind, write, exec, owner_as_agent, .. } = op
+            && let Some(object) = objects.next()
+        {
             let add = Attributes::NO_SUID
                 .and(Attributes::NO_DEVICES)
                 .and_if(!write, Attributes::READ_ONLY)
                 .and_if(!exec, Attributes::NO_EXEC);
             let idmap = owner_as_agent.map(|owner| maps.of(owner)).transpose()?;
-            let mount = detach(plan.lookup, from, *kind)?;
+            check_kind(&object, from, *kind)?;
+            let mount = copy_tree(object.as_fd(), Depth::All, from).at(Stage::Root)?;
             let idmap = idmap.map(|index| maps.made[index].1.as_fd());
             change(mount.as_fd(), Depth::All, &Change { add, idmap }, from).at(Stage::Root)?;
             mounts.push(mount);
@@ -47,14 +51,17 @@ pub fn open<'a>(plan: &Plan, ops: impl Iterator<Item = &'a RootOp>) -> Result<Ve
     Ok(mounts)
 }
 
-/// A detached copy of what is mounted at `from`, which `lookup` must be able to reach without any link.
-fn detach(lookup: Ids, from: &Path, kind: ObjectKind) -> Result<OwnedFd, Failure> {
+/// The objects of `ops`, in order, each of which `lookup` must be able to reach without any link. All at once: to
+/// become somebody else and oneself again takes longer than opening some.
+fn reach<'a>(lookup: Ids, ops: impl Iterator<Item = &'a RootOp>) -> Result<Vec<OwnedFd>, Failure> {
     let root = File::open("/").map_err(|error| SyscallError::from_io("open", "/", &error)).at(Stage::Root)?;
     let flags = nix::libc::O_PATH | nix::libc::O_NOFOLLOW;
-    let object =
-        as_file_ids(lookup, || open_at(root.as_fd(), from, flags, 0, Resolve::Host)).at(Stage::Root)?;
-    check_kind(&object, from, kind)?;
-    copy_tree(object.as_fd(), Depth::All, from).at(Stage::Root)
+    let open = |from: &Path| open_at(root.as_fd(), from, flags, 0, Resolve::Host);
+    let objects = ops.filter_map(|op| match op {
+        RootOp::Bind { from, .. } => Some(open(from)),
+        _ => None,
+    });
+    with_rights_of(lookup, || objects.collect()).flatten().at(Stage::Root)
 }
 
 /// The plan was made a moment ago; what is no longer of the kind it saw was exchanged since.

@@ -34,12 +34,45 @@ pub fn empty_sets() -> Result<(), SyscallError> {
         Err(error) if error.errno == libc::EINVAL => {}
         other => other?,
     }
-    let header = Header { version: 0x2008_0522, pid: 0 };
-    let none = [Sets::default(); 2];
-    // SAFETY: version 3 of the header goes with two sets, as given.
-    let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
-    check(result, "capset", || "all sets empty".into()).map(drop)
+    Capabilities::default().take()
 }
+
+/// The capability sets of a thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Capabilities([Sets; 2]);
+
+impl Capabilities {
+    /// Those of the calling thread.
+    pub(crate) fn of_this_thread() -> Result<Self, SyscallError> {
+        let (header, mut sets) = (HEADER, [Sets::default(); 2]);
+        // SAFETY: version 3 of the header goes with two sets, as given.
+        let result = unsafe { libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()) };
+        check(result, "capget", || "this thread".into())?;
+        Ok(Self(sets))
+    }
+
+    /// The same, none of them in force. Whoever may have them can put them in force again.
+    pub(crate) fn idle(self) -> Self {
+        Self(self.0.map(|sets| Sets { effective: 0, ..sets }))
+    }
+
+    /// Is none of them in force?
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.iter().all(|sets| sets.effective == 0)
+    }
+
+    /// Makes these the calling thread's.
+    pub(crate) fn take(&self) -> Result<(), SyscallError> {
+        let header = HEADER;
+        // SAFETY: version 3 of the header goes with two sets, as given.
+        let result = unsafe { libc::syscall(libc::SYS_capset, &raw const header, self.0.as_ptr()) };
+        check(result, "capset", || "this thread".into()).map(drop)
+    }
+}
+
+/// _LINUX_CAPABILITY_VERSION_3, the calling thread.
+const HEADER: Header = Header { version: 0x2008_0522, pid: 0 };
 
 /// `struct __user_cap_header_struct`.
 #[repr(C)]
@@ -49,7 +82,7 @@ struct Header {
 }
 
 /// `struct __user_cap_data_struct`.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 struct Sets {
     effective: u32,
@@ -77,19 +110,6 @@ pub fn become_ids(ids: Ids) -> Result<(), SyscallError> {
 pub fn replace_groups(gids: &[u32]) -> Result<(), SyscallError> {
     let groups: Vec<Gid> = gids.iter().copied().map(Gid::from_raw).collect();
     setgroups(&groups).map_err(|errno| SyscallError::from_nix("setgroups", format!("{gids:?}"), errno))
-}
-
-/// Runs `act` with the file system ids of somebody else, without root's rights over files.
-///
-/// # Errors
-/// Those of `act`; EPERM when the ids were not taken over.
-pub fn as_file_ids<T>(ids: Ids, act: impl FnOnce() -> Result<T, SyscallError>) -> Result<T, SyscallError> {
-    let own = Ids { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw() };
-    switch_file_ids(ids)?;
-    let result = act();
-    // Root's ids back: the kernel returns the file capabilities with them.
-    switch_file_ids(own)?;
-    result
 }
 
 /// Sets both file system ids of the calling thread and proves it, for the calls report no error.

@@ -37,8 +37,7 @@ pub(crate) fn devices(directory: &str) {
 /// Renames a file so that a whiteout of an overlay stays in its place: the only device anybody may make.
 pub(crate) fn whiteout(path: &str) {
     let away = format!("{path}-away");
-    let renamed = fs::write(path, "").and_then(|()| {
-        Ok(renameat2(AT_FDCWD, path, AT_FDCWD, away.as_str(), RenameFlags::RENAME_WHITEOUT)?)
-    });
+    let renamed = fs::write(path, "")
+        .and_then(|()| Ok(renameat2(AT_FDCWD, path, AT_FDCWD, away.as_str(), RenameFlags::RENAME_WHITEOUT)?));
     report("rename with a whiteout", renamed);
 }
