@@ -11,6 +11,10 @@ use crate::profile::{Profile, Rules, Use};
 /// How deep profiles may use each other.
 pub const MAX_DEPTH: usize = 4;
 
+/// Most rules of a profile with everything it uses, examples and exceptions counted. Real ones have a hundred or two, and what is
+/// decided of a rule depends on the others, so a launch takes time by the square of their number.
+pub const MAX_RULES: usize = 1024;
+
 /// Where the profiles that others use are found.
 pub trait Library {
     /// The profile of this name, if there is one.
@@ -41,11 +45,19 @@ impl Effective {
 /// Puts a profile and everything it uses together.
 ///
 /// # Errors
-/// When a used profile is unknown, wrong, used in a circle or too deep.
+/// When a used profile is unknown, wrong, used in a circle or too deep, or all of them together have more than
+/// [`MAX_RULES`] rules.
 pub fn compose(top: &Profile, library: &dyn Library) -> Result<Effective, Diagnostics> {
     let effective = Effective { name: top.name.clone(), rules: Rules::default(), sources: Vec::new() };
     let mut composer = Composer { library, effective, errors: Vec::new(), seen: Vec::new() };
     composer.add(top, &mut vec![top.name.clone()]);
+    let count = composer.effective.rules.count();
+    if count > MAX_RULES {
+        let message =
+            format!("with all it uses the profile has {count} rules; at most {MAX_RULES} are taken");
+        let help = Some("grant directories instead of what lies in them".to_owned());
+        composer.errors.push(top.source.error(0..0, message, help));
+    }
     Diagnostics::unless_any(composer.effective, composer.errors)
 }
 
@@ -104,6 +116,14 @@ impl Composer<'_> {
 }
 
 impl Rules {
+    fn count(&self) -> usize {
+        let settings = self.mode.len() + self.nested_sandbox.len() + self.identity.len() + self.limits.len();
+        let excepted: usize = self.guards.iter().map(|guard| guard.except.len()).sum();
+        let files = self.grants.len() + self.guards.len() + excepted;
+        let others = self.command_default.len() + self.commands.len() + self.egress.len();
+        settings + files + others + self.pass.len() + self.set.len() + self.examples.len()
+    }
+
     /// Puts the rules of another profile behind these.
     fn extend(&mut self, other: Self) {
         self.mode.extend(other.mode);

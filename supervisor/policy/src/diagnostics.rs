@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-/// The largest profile that is read, in bytes. Real ones have a few kilobytes.
-pub const MAX_SOURCE: usize = 1 << 20;
+/// The largest profile that is read, in bytes. Real ones have a few kilobytes, and finding a rule's line reads what is
+/// before it.
+pub const MAX_SOURCE: usize = 64 << 10;
 
 /// Errors shown of one profile; more are counted, for the first ones usually cause the rest.
 const MAX_ERRORS: usize = 100;

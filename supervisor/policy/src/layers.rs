@@ -9,7 +9,7 @@ mod guards;
 mod others;
 mod reach;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::launch::ObjectKind;
 use crate::policy::Policy;
-use crate::rule::RuleRef;
+use crate::rule::{RuleRef, bare};
 use crate::tree::Tree;
 use crate::units::Percent;
 
@@ -218,28 +218,34 @@ pub fn bind(policy: &Policy, host: &Host, tree: &dyn Tree, accepted: &[String]) 
         policy,
         host,
         tree,
-        accepted,
+        accepted: accepted.iter().map(|name| (bare(name), false)).collect(),
         binding: Binding { landlock: host.landlock_abi.is_some(), ..Binding::default() },
         refused: Vec::new(),
     };
     grants::bind(&mut binder);
     guards::bind(&mut binder);
     others::bind(&mut binder);
-    binder.finish()
+    binder.finish(accepted)
 }
 
 struct Binder<'a> {
     policy: &'a Policy,
     host: &'a Host,
     tree: &'a dyn Tree,
-    accepted: &'a [String],
+    /// The rules that may be weaker, by their bare names, and whether there is one of that name.
+    accepted: BTreeMap<String, bool>,
     binding: Binding,
     refused: Vec<Unenforced>,
 }
 
 impl Binder<'_> {
     fn add(&mut self, rule: &RuleRef, best_effort: bool, outcome: Outcome) {
-        let accepted = self.accepted.iter().any(|name| rule.is_named(name));
+        let mut accepted = false;
+        for name in rule.bare_names() {
+            if let Some(met) = self.accepted.get_mut(&name) {
+                (*met, accepted) = (true, true);
+            }
+        }
         let consent = match (accepted, best_effort) {
             (true, _) => Some(Consent::Accepted),
             (false, true) => Some(Consent::BestEffort),
@@ -259,14 +265,12 @@ impl Binder<'_> {
         }
     }
 
-    fn finish(mut self) -> Result<Binding, Refusal> {
+    fn finish(mut self, accepted: &[String]) -> Result<Binding, Refusal> {
         if !self.refused.is_empty() {
             return Err(Refusal { rules: self.refused });
         }
-        let bound = &self.binding.rules;
-        let names_one = |name: &&String| bound.iter().any(|bound| bound.rule.is_named(name));
-        let nothing = self.accepted.iter().filter(|name| !names_one(name)).cloned();
-        self.binding.accepted_nothing = nothing.collect();
+        let names_none = |name: &&String| self.accepted.get(&bare(name)) == Some(&false);
+        self.binding.accepted_nothing = accepted.iter().filter(names_none).cloned().collect();
         Ok(self.binding)
     }
 }

@@ -158,20 +158,20 @@ pub(crate) fn bind_literal(text: &str, bindings: &Bindings) -> Option<PathBuf> {
     Pattern::bind(text, bindings)?.literal()
 }
 
-/// Replaces `${…}` in a value of the environment.
+/// Replaces `${…}` in a value of the environment. What is put in is taken as it is, whatever it is called.
 pub(crate) fn expand(text: &str, bindings: &Bindings) -> Vec<u8> {
-    let mut value = text.as_bytes().to_vec();
-    for (name, base) in VARIABLES.iter().chain(&[("${home}", Base::Home)]) {
-        while let Some(at) = value.windows(name.len()).position(|window| window == name.as_bytes()) {
-            let path =
-                bindings.base(*base).map(|path| path.as_os_str().as_bytes().to_vec()).unwrap_or_default();
-            // A directory whose own name holds the variable must not be expanded for ever.
-            if path.windows(2).any(|window| window == b"${") {
-                break;
-            }
-            value.splice(at..at + name.len(), path);
-        }
+    let known = || VARIABLES.iter().chain(&[("${home}", Base::Home)]);
+    let (mut value, mut rest) = (Vec::new(), text);
+    while let Some(at) = rest.find("${") {
+        value.extend_from_slice(&rest.as_bytes()[..at]);
+        rest = &rest[at..];
+        let variable = known().find_map(|(name, base)| rest.strip_prefix(name).map(|after| (*base, after)));
+        // Checked when the profile was read: there is none without.
+        let Some((base, after)) = variable else { break };
+        value.extend(bindings.base(base).into_iter().flat_map(|path| path.as_os_str().as_bytes()));
+        rest = after;
     }
+    value.extend_from_slice(rest.as_bytes());
     value
 }
 
@@ -281,6 +281,14 @@ mod tests {
         ] {
             assert!(check_pattern(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn values_are_expanded_once() {
+        let bindings = Bindings { home: "/h/${home}".into(), program: None, ..Bindings::for_tests() };
+        let expanded = expand("a${home}:${workspace}/b:${program}", &bindings);
+        assert_eq!(String::from_utf8_lossy(&expanded), "a/h/${home}:/home/u/project/b:");
+        assert_eq!(expand("${", &bindings), b"${");
     }
 
     #[test]

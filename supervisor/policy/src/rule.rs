@@ -37,14 +37,16 @@ impl RuleRef {
         format!("{} \"{}\"", self.key, escape(self.text.as_bytes()))
     }
 
-    /// Whether a user's `--accept-weaker NAME` means this rule: its name, its name with the place before it,
-    /// or its name without the quotes, which shells eat.
-    #[must_use]
-    pub fn is_named(&self, name: &str) -> bool {
-        let bare = |text: &str| text.replace('"', "");
-        let wanted = bare(name.trim());
-        wanted == bare(&self.name()) || wanted == bare(&self.to_string())
+    /// What a user's `--accept-weaker NAME` may call this rule, as [`bare`] writes it: its name, or its name with the
+    /// place before it.
+    pub(crate) fn bare_names(&self) -> [String; 2] {
+        [bare(&self.name()), bare(&self.to_string())]
     }
+}
+
+/// The name of a rule as people write it: without the quotes, which shells eat.
+pub(crate) fn bare(name: &str) -> String {
+    name.trim().replace('"', "")
 }
 
 impl fmt::Display for RuleRef {

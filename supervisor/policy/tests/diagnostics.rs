@@ -1,6 +1,6 @@
 //! What people read when a profile is wrong.
 
-use skep_policy::compose::{Library, compose};
+use skep_policy::compose::{Library, MAX_RULES, compose};
 use skep_policy::diagnostics::{MAX_SOURCE, Source};
 use skep_policy::policy::{Bindings, Policy};
 use skep_policy::profile::Profile;
@@ -156,15 +156,31 @@ fn the_same_path_for_reading_and_writing_is_an_error() {
 #[test]
 fn sources_that_are_too_large_or_too_deep_or_no_text_are_refused() {
     let large = "#".repeat(MAX_SOURCE + 1);
-    assert!(errors(&large).contains("at most 1048576 are read"));
+    assert!(errors(&large).contains("at most 65536 are read"));
     assert!(Source::from_bytes("p", large.as_bytes()).is_err());
     let not_utf8 = Source::from_bytes("p", b"a = 1\nb = \xff").expect_err("not UTF-8");
     assert_eq!((not_utf8.errors[0].line, not_utf8.errors[0].column), (2, 5));
-    let deep = format!("x = {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!("x = {}{}", "[".repeat(30_000), "]".repeat(30_000));
     let shown = errors(&deep);
     assert!(shown.contains("max recursion depth"), "{}", &shown[..shown.len().min(2000)]);
-    let keys = vec!["a"; 100_000].join(".");
+    let keys = vec!["a"; 30_000].join(".");
     assert!(!errors(&format!("{keys} = 1")).is_empty());
+}
+
+#[test]
+fn a_profile_with_more_rules_than_a_launch_can_judge_is_refused_with_what_it_uses() {
+    let passing = |name: &str, count: usize| {
+        let names: Vec<_> = (0..count).map(|number| format!("\"{name}{number}\"")).collect();
+        format!("schema = 1\nname = \"{name}\"\n[environment]\npass = [{}]\n", names.join(","))
+    };
+    let used = passing("b", MAX_RULES / 2);
+    let check = |count: usize| {
+        let text = passing("a", count).replace("[environment]", "use = [\"b\"]\n[environment]");
+        let top = Profile::parse(&Source::new("a", text)).expect("good");
+        compose(&top, &Named(vec![("b".to_owned(), used.clone())])).map_err(|errors| errors.to_string())
+    };
+    assert!(check(MAX_RULES / 2).is_ok());
+    assert!(check(MAX_RULES / 2 + 1).expect_err("too many").contains("has 1025 rules; at most 1024"));
 }
 
 /// Profiles by name, for composing.
