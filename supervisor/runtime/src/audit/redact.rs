@@ -12,7 +12,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use aho_corasick::{AhoCorasick, BuildError};
+use aho_corasick::{AhoCorasick, AhoCorasickKind, BuildError};
 
 use super::shapes;
 use super::text::Text;
@@ -32,19 +32,36 @@ struct Known {
     secrets: Vec<(String, Vec<u8>)>,
 }
 
+/// Most known values. One text is looked through for each that a value may be inside of.
+const MOST: usize = 256;
+
+/// Most bytes of known values; a search takes some forty times as much while it is built.
+const MOST_BYTES: usize = 256 << 10;
+
 /// The list of known values is too large to search for.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot build the search for {count} secret values: {source}")]
-pub struct RedactorError {
-    count: usize,
-    source: BuildError,
+pub enum RedactorError {
+    /// There are too many, or too long ones.
+    #[error(
+        "{count} variables with {bytes} bytes look like secrets, which are kept out of the audit; at most {MOST} with \
+         {MOST_BYTES} bytes can be"
+    )]
+    TooMuch {
+        /// How many.
+        count: usize,
+        /// Their bytes.
+        bytes: usize,
+    },
+    /// The search was not built.
+    #[error("cannot build the search for secret values: {0}")]
+    Build(#[from] BuildError),
 }
 
 impl Redactor {
     /// Redacts these values, each under its name, besides the shapes.
     ///
     /// # Errors
-    /// When the values together are too large for the automaton (gigabytes).
+    /// When the values are more than a search is built for.
     pub fn new(secrets: impl IntoIterator<Item = (String, Vec<u8>)>) -> Result<Self, RedactorError> {
         let mut secrets: Vec<_> = secrets.into_iter().filter(|(_, value)| value.len() >= SHORTEST).collect();
         secrets.sort();
@@ -52,8 +69,14 @@ impl Redactor {
         if secrets.is_empty() {
             return Ok(Self(None));
         }
-        let automaton = AhoCorasick::new(secrets.iter().map(|(_, value)| value))
-            .map_err(|source| RedactorError { count: secrets.len(), source })?;
+        let (count, bytes) = (secrets.len(), secrets.iter().map(|(_, value)| value.len()).sum());
+        if count > MOST || bytes > MOST_BYTES {
+            return Err(RedactorError::TooMuch { count, bytes });
+        }
+        // What is chosen for few values otherwise takes a kilobyte of memory for each of their bytes.
+        let kind = Some(AhoCorasickKind::ContiguousNFA);
+        let values = secrets.iter().map(|(_, value)| value);
+        let automaton = AhoCorasick::builder().kind(kind).build(values)?;
         Ok(Self(Some(Arc::new(Known { automaton, secrets }))))
     }
 
@@ -83,8 +106,13 @@ impl Redactor {
         let Some(known) = &self.0 else { return Vec::new() };
         let name = |index: usize| known.secrets[index].0.clone();
         // Overlapping, for a value may begin inside another one and must not leave its end behind.
-        let matches = known.automaton.find_overlapping_iter(text.as_bytes());
-        let mut found: Vec<_> = matches.map(|m| (m.range(), name(m.pattern().as_usize()))).collect();
+        let mut found: Vec<(Range<usize>, String)> = Vec::new();
+        for one in known.automaton.find_overlapping_iter(text.as_bytes()) {
+            // One that lies in the one before changes nothing, and of those there may be a great many.
+            if found.last().is_none_or(|(last, _)| one.start() < last.start || one.end() > last.end) {
+                found.push((one.range(), name(one.pattern().as_usize())));
+            }
+        }
         if text.cut_from().is_some() {
             let tails = known.secrets.iter().filter_map(|(name, value)| {
                 let length = tail_that_begins(text.as_bytes(), value);
@@ -207,6 +235,17 @@ mod tests {
         assert_eq!(redacted(&r, Text::beginning("x sec", 99)), "x sec");
         assert_eq!(redacted(&r, "x secret-v"), "x secret-v");
         assert_eq!(tail_that_begins(b"ababab", b"ababac"), 4);
+    }
+
+    #[test]
+    fn values_inside_of_each_other_are_found_once_and_too_many_are_refused() {
+        let nested = |count: usize| (0..count).map(|more| (format!("K{more}"), vec![b'a'; SHORTEST + more]));
+        let text = Text::from(vec![b'a'; 4096]);
+        let r = Redactor::new(nested(MOST)).unwrap();
+        assert!(r.known(&text).len() <= 4096, "{}", r.known(&text).len());
+        assert_eq!(redacted(&r, text), "‹redacted:K255›");
+        assert!(matches!(Redactor::new(nested(MOST + 1)), Err(RedactorError::TooMuch { count: 257, .. })));
+        assert!(Redactor::new([("K".to_owned(), vec![b'a'; MOST_BYTES + 1])]).is_err());
     }
 
     #[test]
