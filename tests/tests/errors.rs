@@ -43,10 +43,18 @@ struct Open {
     holder: Child,
 }
 
+/// What holds a sandbox open.
+const HOLD: &str = "echo up > up; exec sleep 600";
+
 impl Open {
     fn new() -> anyhow::Result<Self> {
         let skep = Skep::new()?;
-        let holder = skep.shell("echo up > up; exec sleep 600").command().spawn()?;
+        let holder = skep.shell(HOLD).command();
+        Self::with(skep, holder)
+    }
+
+    fn with(skep: Skep, mut holder: Command) -> anyhow::Result<Self> {
+        let holder = holder.spawn()?;
         let open = Self { skep, holder };
         let up = open.skep.ground().workspace().join("up");
         process::until(PATIENCE, || Ok(up.exists())).context("the holder did not start")?;
@@ -338,6 +346,42 @@ fn a_rule_this_host_cannot_enforce_is_named_with_why_and_what_to_do() -> Outcome
     let accepted = run().option("--accept-weaker", "guards.protect \"**/.secret\"").finish()?;
     ensure!(accepted.code() == 0 && accepted.finished.stderr.contains("WEAKER"), "{accepted:?}");
     Ok(())
+}
+
+/// What is told of them is larger than a message.
+#[test]
+fn a_sandbox_with_many_rules_and_a_long_command_starts_and_is_listed() -> Outcome {
+    let skep = Skep::new()?;
+    let profile = skep.ground().beside("many.toml");
+    let guards: Vec<_> = (0..900).map(|number| format!("\"**/.secret-{number}\"")).collect();
+    let text = format!(
+        "schema = 1\nname = \"many\"\nuse = [\"base\"]\n[files]\nwrite = [\"${{workspace}}\"]\n[guards]\n\
+         protect = [{{ path = {}, best_effort = true }}]\n",
+        guards.join(", best_effort = true }, { path = ")
+    );
+    fs::write(&profile, text)?;
+    let argument = "x".repeat(100_000);
+    let run = skep.run(["/bin/bash", "-c", HOLD, &argument, &argument]).profile(&profile);
+    let (name, holder) = (run.name().to_owned(), run.command());
+    let open = Open::with(skep, holder)?;
+    for question in [&["ls", "--json"][..], &["status", &name, "--json"]] {
+        let listed = process::run(&mut open.skep.command(question), PATIENCE)?;
+        let listed = objects(&listed.stdout)?;
+        let weaker = listed[0]["weaker"].as_array().map_or(0, Vec::len);
+        ensure!(weaker >= 900, "{question:?}: {weaker} of them");
+    }
+    let start = open.skep.audit(Some(&name))?.into_iter().find(|record| record.kind() == "start");
+    ensure!(start.is_some_and(|start| start.says(&[&argument])), "the record of the start is not told whole");
+    Ok(())
+}
+
+#[test]
+fn a_request_for_more_than_anybody_needs_is_refused_with_how_much_that_is() -> Outcome {
+    let skep = Skep::new()?;
+    let accepted = (0..1025).flat_map(|number| ["--accept-weaker".to_owned(), format!("r{number}")]);
+    let arguments: Vec<_> =
+        ["run".to_owned()].into_iter().chain(accepted).chain(["true".to_owned()]).collect();
+    refused(&mut skep.command(&arguments), &["more than 1024 rules to accept as weaker"])
 }
 
 #[test]

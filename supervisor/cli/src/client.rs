@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use skep_kernel::listener::dial;
+use skep_kernel::memfd;
 use skep_kernel::seqpacket::{Channel, ChannelError};
 use skep_runtime::places::{Places, sibling};
 use skep_runtime::protocol::{Refusal, Reply, Request, VERSION};
@@ -151,12 +152,20 @@ impl Client {
     /// # Errors
     /// When the connection ends, or the reply is a refusal.
     pub fn receive(&self) -> Result<(Reply, Vec<OwnedFd>), ClientError> {
-        match self.channel.receive()? {
-            Some((Reply::Refused(refusal), _)) => Err(ClientError::Refused(refusal)),
-            Some(reply) => Ok(reply),
-            None => Err(ClientError::Closed),
+        let (reply, mut descriptors) = self.channel.receive()?.ok_or(ClientError::Closed)?;
+        let reply = if reply == Reply::Large { large(&mut descriptors)? } else { reply };
+        match reply {
+            Reply::Refused(refusal) => Err(ClientError::Refused(refusal)),
+            reply => Ok((reply, descriptors)),
         }
     }
+}
+
+/// A reply that did not fit into its message; its own descriptors are left.
+fn large(descriptors: &mut Vec<OwnedFd>) -> Result<Reply, ClientError> {
+    let body = (!descriptors.is_empty()).then(|| descriptors.remove(0)).ok_or(ClientError::Protocol)?;
+    let bytes = memfd::read(body, memfd::MAX_SIZE).map_err(ChannelError::from)?;
+    postcard::from_bytes(&bytes).map_err(|error| ClientError::Channel(error.into()))
 }
 
 impl AsFd for Client {

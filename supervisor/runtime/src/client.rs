@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_kernel::SyscallError;
+use skep_kernel::memfd;
 use skep_kernel::seqpacket::{Channel, ChannelError};
 
 use crate::protocol::{Reply, Request};
@@ -63,7 +64,7 @@ impl Client {
     /// # Errors
     /// When the client is gone, or does not read in time.
     pub fn send(&self, reply: &Reply) -> Result<(), ChannelError> {
-        self.0.send(reply, &[])
+        self.send_with(reply, &[])
     }
 
     /// Sends a reply from the event loop.
@@ -72,12 +73,23 @@ impl Client {
     /// When the client is gone, or does not read in time.
     pub async fn tell(self: &Arc<Self>, reply: Reply, descriptors: Vec<OwnedFd>) -> Result<(), ChannelError> {
         match self.0.try_send(&reply, &borrowed(&descriptors)) {
-            Err(ChannelError::WouldBlock) => {}
+            Err(ChannelError::WouldBlock | ChannelError::Size(_)) => {}
             done => return done,
         }
         let client = Arc::clone(self);
-        let sent = tokio::task::spawn_blocking(move || client.0.send(&reply, &borrowed(&descriptors))).await;
+        let sent =
+            tokio::task::spawn_blocking(move || client.send_with(&reply, &borrowed(&descriptors))).await;
         sent.unwrap_or(Err(ChannelError::WouldBlock))
+    }
+
+    /// Sends a reply, in a memory file where it is larger than a message: a profile may have a thousand rules.
+    fn send_with(&self, reply: &Reply, descriptors: &[BorrowedFd<'_>]) -> Result<(), ChannelError> {
+        match self.0.send(reply, descriptors) {
+            Err(ChannelError::Size(_)) => {}
+            sent => return sent,
+        }
+        let body = memfd::sealed("skep-reply", &postcard::to_stdvec(reply)?)?;
+        self.0.send(&Reply::Large, &[&[body.as_fd()], descriptors].concat())
     }
 
     /// Ends the wait of whoever receives; nothing more is heard.

@@ -48,7 +48,7 @@ pub fn status(
     client.send(&reply)
 }
 
-/// Bytes of lines put into one message, well below the limit of a message.
+/// Bytes of lines put into one message, well below the limit of a message; one line alone may be longer than that.
 const PIECE: usize = 48 * 1024;
 
 /// How often a log that is followed is looked at.

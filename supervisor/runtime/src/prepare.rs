@@ -232,8 +232,6 @@ fn finish(
         layers: supervisor.layers.clone(),
         weaker,
     };
-    let arguments: Vec<_> =
-        request.argv.iter().map(|argument| skep_policy::escape::escape(argument).into_owned()).collect();
     Ok(Prepared {
         notices: notices(&binding),
         limits: host::limits(&binding.cgroup),
@@ -247,7 +245,7 @@ fn finish(
             lookup: caller.ids,
             profile: policy.name.clone(),
             workspace: policy.bindings.workspace.clone(),
-            command: arguments.join(" "),
+            command: shown_command(&request.argv),
             cgroup,
             policy,
             origin,
@@ -270,6 +268,17 @@ pub(crate) fn enforced(binding: &Binding) -> Vec<(String, Vec<String>)> {
 pub(crate) fn weaker(binding: &Binding) -> Vec<(String, String)> {
     let why = |weaker: &layers::Weaker| format!("{}; what remains: {}", weaker.why, weaker.remains);
     binding.weaker().map(|(rule, weaker)| (rule.to_string(), why(weaker))).collect()
+}
+
+/// How much of a command is shown, in bytes before escaping. The audit has all of it.
+const SHOWN: usize = 1_000;
+
+/// The beginning of a command, escaped.
+fn shown_command(argv: &[Vec<u8>]) -> String {
+    let whole = argv.join(&b' ');
+    let begun = &whole[..whole.len().min(SHOWN)];
+    let cut = if begun.len() < whole.len() { " …" } else { "" };
+    format!("{}{cut}", skep_policy::escape::escape(begun))
 }
 
 /// What the caller reads before the agent starts.
@@ -442,6 +451,14 @@ fn environment(entries: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_is_shown_up_to_where_it_stops_telling_anything() {
+        let argv = |words: &[&str]| words.iter().map(|word| word.as_bytes().to_vec()).collect::<Vec<_>>();
+        assert_eq!(shown_command(&argv(&["echo", "a b", "\n"])), "echo a b \\n");
+        let long = shown_command(&argv(&["echo", &"x".repeat(9_000)]));
+        assert!(long.len() < SHOWN + 8 && long.ends_with("x …"), "{long}");
+    }
 
     #[test]
     fn root_only_a_state_directory_that_was_made_and_not_given_away_is_the_users_the_next_time() {

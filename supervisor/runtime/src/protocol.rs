@@ -5,16 +5,41 @@
 //! without waiting, and a daemon that speaks another version says so instead of guessing. **Who asks is taken from the kernel (SO_PEERCRED), never
 //! from a message.** What may be large travels in a sealed memfd instead of in the message.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use skep_policy::launch::Ending;
+use skep_policy::launch::{Ending, SANDBOX_NAME, is_sandbox_name};
 
 pub use crate::audit::{Counters, Filter};
 
 /// Version of this protocol. Client and daemon of different versions refuse each other.
 pub const VERSION: u16 = 1;
+
+/// Most arguments of a command.
+pub const MOST_ARGUMENTS: usize = 1 << 17;
+
+/// Most variables of an environment.
+pub const MOST_VARIABLES: usize = 1 << 13;
+
+/// Most rules that may be accepted as weaker, and names that may be pointed elsewhere.
+pub const MOST_NAMES: usize = 1 << 10;
+
+/// The longest argument or variable, as the kernel's own (`MAX_ARG_STRLEN`), in bytes.
+pub const LONGEST_WORD: usize = (128 << 10) - 1;
+
+/// The longest path, as the kernel's own (`PATH_MAX`), in bytes.
+pub const LONGEST_PATH: usize = 4095;
+
+/// The longest name of a rule, in bytes: a path in it may be escaped.
+pub const LONGEST_RULE: usize = 16 << 10;
+
+/// What of a message to a person is sent, in bytes.
+const LONGEST_TEXT: usize = 32 << 10;
 
 /// What a client may ask.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,14 +82,18 @@ pub struct Run {
     /// A name for the sandbox; one is made up otherwise.
     pub name: Option<String>,
     /// The command and its arguments, at least one, none with a NUL.
+    #[serde(deserialize_with = "most::<_, _, MOST_ARGUMENTS>")]
     pub argv: Vec<Vec<u8>>,
     /// The caller's environment as `NAME=value`; the profile says what of it passes.
+    #[serde(deserialize_with = "most::<_, _, MOST_VARIABLES>")]
     pub environment: Vec<Vec<u8>>,
     /// Rows and columns of the caller's terminal: the agent gets a pty. `None`: descriptors are passed.
     pub window: Option<(u16, u16)>,
     /// Rules the caller accepts to be weaker than written.
+    #[serde(deserialize_with = "most::<_, _, MOST_NAMES>")]
     pub accept_weaker: Vec<String>,
     /// Names pointed at local servers; refused by builds without the feature `test-upstreams`.
+    #[serde(deserialize_with = "most::<_, _, MOST_NAMES>")]
     pub upstreams: Vec<(String, SocketAddr)>,
     /// The user the agent works for, if not the caller: only root may name another (`sudo skep run`).
     pub subject: Option<u32>,
@@ -121,6 +150,8 @@ pub enum Reply {
     Lines(String),
     /// The list or the audit is complete.
     Done,
+    /// A reply that is larger than a message. Descriptors: a sealed memfd with it, then its own.
+    Large,
 }
 
 /// Why a request was refused, for a person.
@@ -189,12 +220,99 @@ pub struct Denial {
     pub allow_with: Option<String>,
 }
 
+impl Run {
+    /// Why no work is done for this request, for a person.
+    ///
+    /// # Errors
+    /// What of it is missing, too many or too long.
+    pub fn check(&self) -> Result<(), String> {
+        let lists = [
+            ("arguments", self.argv.len(), MOST_ARGUMENTS),
+            ("variables in the environment", self.environment.len(), MOST_VARIABLES),
+            ("rules to accept as weaker", self.accept_weaker.len(), MOST_NAMES),
+            ("upstreams", self.upstreams.len(), MOST_NAMES),
+        ];
+        if let Some((what, _, most)) = lists.into_iter().find(|(_, count, most)| count > most) {
+            return Err(format!("it has more than {most} {what}"));
+        }
+        let profile = match &self.profile {
+            Profile::Matching => "",
+            Profile::Named(name) | Profile::Text { path: name, .. } => name,
+        };
+        let longest = |list: &[Vec<u8>]| list.iter().map(Vec::len).max().unwrap_or(0);
+        let of_path = |path: &Path| path.as_os_str().len();
+        let rule = self.accept_weaker.iter().map(String::len).max().unwrap_or(0);
+        let lengths = [
+            ("an argument", longest(&self.argv), LONGEST_WORD),
+            ("a variable", longest(&self.environment), LONGEST_WORD),
+            ("the path of the workspace", of_path(&self.workspace), LONGEST_PATH),
+            ("the path of the working directory", of_path(&self.directory), LONGEST_PATH),
+            ("the name of the profile", profile.len(), LONGEST_PATH),
+            ("the name of a rule to accept as weaker", rule, LONGEST_RULE),
+        ];
+        if let Some((what, length, longest)) =
+            lengths.into_iter().find(|(_, length, longest)| length > longest)
+        {
+            return Err(format!("{what} has {length} bytes, and at most {longest} are taken"));
+        }
+        let has_nul = |list: &[Vec<u8>]| list.iter().any(|word| word.contains(&0));
+        let paths = [&self.workspace, &self.directory];
+        if paths.iter().any(|path| !path.is_absolute() || path.as_os_str().as_bytes().contains(&0)) {
+            return Err("a path in it is not absolute, or has a NUL in it".to_owned());
+        }
+        if self.name.as_deref().is_some_and(|name| !is_sandbox_name(name)) {
+            return Err(format!("a name has {SANDBOX_NAME}"));
+        }
+        if self.argv.is_empty() || has_nul(&self.argv) || has_nul(&self.environment) {
+            return Err("it has no command, or a NUL in a word".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Reads a list and keeps one entry more than there may be: so that [`Run::check`] finds it too long, and nobody can
+/// have a byte of the request take 24 of memory.
+fn most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct Kept<T, const MOST: usize>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Kept<T, MOST> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut kept = Vec::new();
+            while let Some(entry) = list.next_element()? {
+                if kept.len() <= MOST {
+                    kept.push(entry);
+                }
+            }
+            Ok(kept)
+        }
+    }
+    deserializer.deserialize_seq(Kept::<T, MOST>(PhantomData))
+}
+
 impl Refusal {
     /// A failure of ours, exit code 125.
     #[must_use]
     pub fn new(code: &str, message: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { code: code.to_owned(), message: message.into(), advice: advice.into(), exit: 125 }
+        let [message, advice] = [message.into(), advice.into()].map(shortened);
+        Self { code: code.to_owned(), message, advice, exit: 125 }
     }
+}
+
+/// A text that fits into a message, whatever is quoted in it.
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST_TEXT {
+        let whole = (0..=LONGEST_TEXT).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(whole.unwrap_or(0));
+        text.push_str(" …");
+    }
+    text
 }
 
 /// The status a shell would report for an ending: the code, or 128 + the signal.
@@ -203,5 +321,96 @@ pub fn exit_code(ending: Ending) -> u8 {
     match ending {
         Ending::Code(code) => code,
         Ending::Signal(signal) => 128_u8.saturating_add(signal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run() -> Run {
+        Run {
+            profile: Profile::Matching,
+            workspace: "/w".into(),
+            directory: "/w".into(),
+            name: None,
+            argv: vec![b"true".to_vec()],
+            environment: Vec::new(),
+            window: None,
+            accept_weaker: Vec::new(),
+            upstreams: Vec::new(),
+            subject: None,
+            plan_only: false,
+        }
+    }
+
+    fn received(run: &Run) -> Run {
+        postcard::from_bytes(&postcard::to_stdvec(run).unwrap()).unwrap()
+    }
+
+    fn refused(run: &Run) -> String {
+        received(run).check().unwrap_err()
+    }
+
+    #[test]
+    fn a_request_has_no_more_than_anybody_needs_and_the_rest_is_not_even_kept() {
+        let most = Run {
+            argv: vec![b"a".to_vec(); MOST_ARGUMENTS],
+            environment: vec![b"A=".to_vec(); MOST_VARIABLES],
+            accept_weaker: vec!["r".to_owned(); MOST_NAMES],
+            ..run()
+        };
+        assert_eq!((received(&most).check(), &received(&most)), (Ok(()), &most));
+        let million = Run { accept_weaker: vec![String::new(); 1_400_000], ..run() };
+        assert_eq!(received(&million).accept_weaker.len(), MOST_NAMES + 1);
+        assert_eq!(refused(&million), "it has more than 1024 rules to accept as weaker");
+        let arguments = Run { argv: vec![Vec::new(); MOST_ARGUMENTS + 9], ..run() };
+        assert!(
+            received(&arguments).argv.len() == MOST_ARGUMENTS + 1
+                && refused(&arguments).contains("arguments")
+        );
+        let environment = Run { environment: vec![Vec::new(); MOST_VARIABLES + 1], ..run() };
+        assert!(refused(&environment).contains("variables"));
+    }
+
+    #[test]
+    fn words_and_paths_are_no_longer_than_the_kernel_takes() {
+        let long = Run { argv: vec![vec![b'a'; LONGEST_WORD]], workspace: path(LONGEST_PATH), ..run() };
+        assert_eq!(received(&long).check(), Ok(()));
+        let word = vec![vec![b'a'; LONGEST_WORD + 1]];
+        assert!(refused(&Run { argv: word.clone(), ..run() }).starts_with("an argument has 131072 bytes"));
+        assert!(refused(&Run { environment: word, ..run() }).starts_with("a variable has"));
+        for long in [
+            Run { workspace: path(LONGEST_PATH + 1), ..run() },
+            Run { directory: path(LONGEST_PATH + 1), ..run() },
+            Run { profile: Profile::Named("p".repeat(LONGEST_PATH + 1)), ..run() },
+            Run { accept_weaker: vec!["r".repeat(LONGEST_RULE + 1)], ..run() },
+        ] {
+            assert!(refused(&long).contains("at most"));
+        }
+    }
+
+    fn path(length: usize) -> PathBuf {
+        format!("/{}", "a".repeat(length - 1)).into()
+    }
+
+    #[test]
+    fn a_request_without_sense_is_refused() {
+        for (senseless, why) in [
+            (Run { argv: Vec::new(), ..run() }, "no command"),
+            (Run { argv: vec![b"a\0".to_vec()], ..run() }, "a NUL"),
+            (Run { environment: vec![b"A=\0".to_vec()], ..run() }, "a NUL"),
+            (Run { workspace: "w".into(), ..run() }, "not absolute"),
+            (Run { directory: "/w\0".into(), ..run() }, "a NUL"),
+            (Run { name: Some("../x".into()), ..run() }, "a name has"),
+        ] {
+            assert!(refused(&senseless).contains(why), "{senseless:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_fits_into_a_message() {
+        let refusal = Refusal::new("profile", "\u{20ac}".repeat(100_000), "");
+        assert!(refusal.message.len() < LONGEST_TEXT + 8 && refusal.message.ends_with("\u{20ac} …"));
     }
 }

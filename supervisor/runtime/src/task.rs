@@ -23,9 +23,7 @@ use skep_kernel::cgroup::SandboxCgroup;
 use skep_kernel::listener::Peer;
 use skep_kernel::memfd;
 use skep_kernel::seqpacket::ChannelError;
-use skep_policy::launch::{
-    Ending, KeeperEvent, KeeperRequest, Network, Plan, RootOp, SANDBOX_NAME, Stage, is_sandbox_name,
-};
+use skep_policy::launch::{Ending, KeeperEvent, KeeperRequest, Network, Plan, RootOp, Stage};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -53,7 +51,7 @@ const FOREVER: Duration = Duration::from_secs(86_400 * 365);
 /// Signals of a client that wait to be passed on.
 const SIGNALS: usize = 32;
 
-/// The largest request: a profile, and more arguments than the kernel takes. Decoded it may be 24 times as large.
+/// The largest request: a profile, and more arguments than the kernel takes.
 const LARGEST: u64 = 4 << 20;
 
 /// How many denials a summary names.
@@ -157,22 +155,19 @@ fn decode(mut descriptors: Vec<OwnedFd>) -> Result<(Run, Vec<OwnedFd>), Refusal>
         return Err(malformed("no body"));
     }
     let streams = descriptors.split_off(1);
-    let body = memfd::read(descriptors.remove(0), LARGEST).map_err(|error| malformed(&error.to_string()))?;
+    let body = memfd::read(descriptors.remove(0), LARGEST).map_err(|error| match error.errno {
+        libc::EFBIG => malformed(&format!("it has more than {LARGEST} bytes")),
+        _ => malformed(&error.to_string()),
+    })?;
     let request: Run = postcard::from_bytes(&body).map_err(|error| malformed(&error.to_string()))?;
     let expected = if request.window.is_some() || request.plan_only { 0 } else { 3 };
     if !request.plan_only && streams.len() != expected {
         return Err(malformed("three streams or a window"));
     }
-    if !request.workspace.is_absolute() || !request.directory.is_absolute() {
-        return Err(malformed("a path that is not absolute"));
+    match request.check() {
+        Ok(()) => Ok((request, streams)),
+        Err(why) => Err(malformed(&why)),
     }
-    if request.name.as_deref().is_some_and(|name| !is_sandbox_name(name)) {
-        return Err(malformed(&format!("a name has {SANDBOX_NAME}")));
-    }
-    if request.argv.is_empty() || request.argv.iter().chain(&request.environment).any(|a| a.contains(&0)) {
-        return Err(malformed("no command, or a NUL in it"));
-    }
-    Ok((request, streams))
 }
 
 fn send_plan(client: &Client, prepared: &Prepared) -> Result<(), ChannelError> {
