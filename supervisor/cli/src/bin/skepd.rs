@@ -45,11 +45,11 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The client that started us reads one line.
+            eprintln!("skepd: {error:#}");
+            // The client that started us reads one line, and may look for the other after that.
             // A BPF verifier's log is megabytes; its beginning says what it is about.
             let line: String = error.to_string().replace('\n', "; ").chars().take(MOST_SAID).collect();
             say(&line);
-            eprintln!("skepd: {error:#}");
             ExitCode::FAILURE
         }
     }
