@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueHint};
 use skep_policy::launch::{SANDBOX_NAME, is_sandbox_name};
 
 /// Exit codes, shown by `skep --help`.
@@ -45,6 +45,17 @@ pub enum Command {
     Profile(Profile),
     /// Say what this host can enforce and which shipped profiles start here
     Doctor(Doctor),
+    /// Print the script with which a shell completes this command line
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    Man {
+        /// A directory that exists, such as ~/.local/share/man/man1
+        #[arg(value_hint = ValueHint::DirPath)]
+        directory: PathBuf,
+    },
 }
 
 /// `skep run`.
@@ -52,10 +63,10 @@ pub enum Command {
 pub struct Run {
     /// Profile: a name, or a path to a TOML file (one with a slash or ending in .toml). Without it, the one
     /// whose `match` has the command, else `workspace`
-    #[arg(long, value_name = "NAME|FILE")]
+    #[arg(long, value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
     pub profile: Option<OsString>,
     /// The directory the agent works in [default: the current one]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub workspace: Option<PathBuf>,
     /// A name for the sandbox
     #[arg(long, value_name = "NAME", value_parser = sandbox_name)]
@@ -74,7 +85,7 @@ pub struct Run {
     #[arg(long, value_name = "NAME=127.0.0.1:PORT", value_parser = upstream)]
     pub upstream: Vec<(String, std::net::SocketAddr)>,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
 }
 
@@ -176,10 +187,10 @@ pub enum ProfileCommand {
 #[derive(Debug, Args)]
 pub struct ProfileName {
     /// A name, or a path to a TOML file (one with a slash or ending in .toml)
-    #[arg(value_name = "NAME|FILE")]
+    #[arg(value_name = "NAME|FILE", value_hint = ValueHint::FilePath)]
     pub profile: OsString,
     /// The workspace that `${workspace}` stands for [default: the current directory]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub workspace: Option<PathBuf>,
     #[command(flatten)]
     #[expect(missing_docs, reason = "documented at its type, and clap would show a text from here")]

@@ -6,6 +6,7 @@ pub mod arguments;
 pub mod ask;
 pub mod client;
 pub mod local;
+pub mod manual;
 pub mod origin;
 pub mod report;
 pub mod run;

@@ -49,6 +49,14 @@ pub enum LocalError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A directory of the caller's cannot be written to.
+    #[error("cannot write to {}: {source}", foreign(&path.to_string_lossy()))]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// There is no profile of this name.
     #[error("there is no profile {}; there are: {}; a file is named by its path, like ./x.toml", foreign(.name), .known.join(", "))]
     NoProfile {
@@ -75,7 +83,7 @@ impl LocalError {
         match self {
             Self::Profile(_) => 1,
             Self::Question(_) => 2,
-            Self::File { .. } | Self::NoProfile { .. } | Self::Audit(_) => 125,
+            Self::File { .. } | Self::Directory { .. } | Self::NoProfile { .. } | Self::Audit(_) => 125,
         }
     }
 }

@@ -13,7 +13,7 @@ use skep_cli::arguments::{self, Arguments, AuditCommand, Command};
 use skep_cli::client::ClientError;
 use skep_cli::local::{self, Answer, LocalError, Surroundings};
 use skep_cli::origin::Origin;
-use skep_cli::{ask, report, run};
+use skep_cli::{ask, manual, report, run};
 use skep_kernel::probe::Facts;
 use skep_policy::policy::Bindings;
 use skep_runtime::caller::variable;
@@ -46,6 +46,12 @@ fn main() -> ExitCode {
             with_surroundings(&places, &prove(&places), |around| local::profile(&profile, around))
         }
         Command::Doctor(doctor) => examine(&doctor, &places),
+        Command::Completions { shell } => print(Ok(Answer { text: manual::completions(shell), exit: 0 })),
+        Command::Man { directory } => {
+            let written = manual::pages(&directory);
+            let answer = written.map(|()| Answer { text: String::new(), exit: 0 });
+            print(answer.map_err(|source| LocalError::Directory { path: directory, source }))
+        }
     })
 }
 
