@@ -5,8 +5,9 @@
 //! it ends when the keeper does (its socket closes, and PDEATHSIG), and with it ends everything in its PID
 //! namespace. In order:
 //!
-//! 1. names, keys and procfs of the sandbox's own; then it waits for [`Order::Build`];
-//! 2. a mount namespace, the template's or an empty one;
+//! 1. names and keys of the sandbox's own, and in an empty mount namespace its procfs, covered where it must be; then
+//!    it waits for [`Order::Build`];
+//! 2. a mount namespace for the agent, the template's or an empty one;
 //! 3. the agent's process, cloned into its user namespace: it takes its rights away while
 //! 4. PID 1 builds the root file system, from mounts that the keeper opens meanwhile;
 //! 5. the agent goes on to what needs the root, PID 1 becomes an id of nobody's without capabilities, under its own
@@ -47,7 +48,7 @@ pub fn run(sandbox: &str, channel: &Channel, progress: Channel) -> ! {
 fn course(sandbox: &str, channel: &Channel, progress: Channel) -> Result<(), Failure> {
     caps::die_with_parent().at(Stage::Init)?;
     settle(sandbox)?;
-    let proc = proc::new_instance()?;
+    let proc = procfs(channel)?;
     let children = child_events().at(Stage::Init)?;
     let Some((plan, template)) = work(channel)? else { return Ok(()) };
     caps::replace_groups(&[plan.agent.gid]).at(Stage::Init)?;
@@ -119,7 +120,16 @@ fn sources(channel: &Channel) -> Result<Sources, Failure> {
     }
 }
 
-/// Makes the mount namespace, from the template or an empty root: until here it was the host's.
+/// The sandbox's procfs, made in an empty mount namespace, for only what is attached can be covered. Nothing of the
+/// host is in sight from here on.
+fn procfs(channel: &Channel) -> Result<OwnedFd, Failure> {
+    let namespace = root::enter_empty()?;
+    let proc = proc::covered()?;
+    channel.send(&Report::Settled, &[namespace.as_fd()]).at(Stage::Init)?;
+    Ok(proc)
+}
+
+/// Makes the agent's mount namespace, from the template or an empty root.
 fn enter(template: Option<BorrowedFd<'_>>) -> Result<Part, Failure> {
     if let Some(template) = template {
         enter_mount_namespace(template).at(Stage::Namespaces)?;

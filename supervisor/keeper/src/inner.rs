@@ -26,6 +26,9 @@ pub enum Order {
 /// From PID 1 to the keeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
+    /// PID 1 waits for its orders. Descriptor: the mount namespace it waits in, which outlives that wait by this
+    /// descriptor: to take a namespace apart takes longer than to enter the next.
+    Settled,
     /// The launch failed here; PID 1 exits.
     Failed(Failure),
     /// The agent ended; PID 1 exits, and everything in its namespace with it.

@@ -18,11 +18,12 @@ use skep_kernel::clone::{enter_mount_namespace_of, signal};
 use skep_kernel::process::readable;
 use skep_kernel::seqpacket::{Channel, ChannelError, Message};
 use skep_kernel::{pseudo, pty};
-use skep_policy::launch::{Ending, KeeperEvent, KeeperRequest, Stage};
+use skep_policy::launch::{Ending, Ids, KeeperEvent, KeeperRequest, Stage};
 
 use crate::failure::{At, Failure};
 use crate::inner::{Progress, Report};
 use crate::launch::{self, Launched, Place};
+use crate::sources::Maps;
 
 /// Serves a channel to its end.
 pub fn serve(channel: &Channel) {
@@ -40,13 +41,15 @@ fn answer(channel: &Channel) -> Result<(), Failure> {
             let namespace = launch::build_template(&plan)?;
             channel.send(&KeeperEvent::Template, &[namespace.as_fd()]).at(Stage::Root)
         }
-        Some((KeeperRequest::Isolate { sandbox, network }, descriptors)) => {
+        Some((KeeperRequest::Isolate { sandbox, network, own }, descriptors)) => {
             let place = launch::place(descriptors)?;
+            let mut maps = Maps::default();
+            maps.of(ROOT, own)?;
             let outside = launch::isolate(&network)?;
             let own: Vec<_> = outside.iter().map(AsFd::as_fd).chain([channel.as_fd()]).collect();
             let launched = launch::start(&sandbox, &place, &own)?;
             let (agent, phase, waiting) = (None, Phase::Empty, Vec::new());
-            Keeper { channel, sandbox, place, launched, agent, phase, waiting }.live(outside)
+            Keeper { channel, sandbox, place, launched, agent, phase, waiting, maps }.live(outside)
         }
         Some((request, _)) => Err(unexpected(&request)),
         // Whoever started us is gone before saying what for.
@@ -86,6 +89,10 @@ enum End {
     Failed(Failure),
 }
 
+/// Whose files are shown as the agent's where the agent has ids of its own: those of a user have more owners than
+/// can be known ahead.
+const ROOT: Ids = Ids { uid: 0, gid: 0 };
+
 /// What an agent died of that went down with its sandbox.
 const KILLED: u8 = 9;
 
@@ -98,6 +105,7 @@ struct Keeper<'a> {
     phase: Phase,
     /// Signals that came before the agent's program ran.
     waiting: Vec<i32>,
+    maps: Maps,
 }
 
 /// The agent, from the moment it is about to execute its program.
@@ -118,6 +126,12 @@ impl Keeper<'_> {
 
     /// Waits for the plan and has PID 1 carry it out.
     fn prepare(&mut self, outside: [OwnedFd; 5]) -> Result<Option<End>, Failure> {
+        match self.launched.channel.receive::<Report>().at(Stage::Init)? {
+            Some((Report::Settled, descriptors)) => self.launched.waited_in = descriptors.into_iter().next(),
+            Some((Report::Failed(failure), _)) => return Ok(Some(End::Failed(failure))),
+            Some((Report::Exited(ending), _)) => return Err(died(ending)),
+            None => return Ok(Some(End::Init)),
+        }
         let descriptors = outside.each_ref().map(AsFd::as_fd);
         self.channel.send(&KeeperEvent::Isolated, &descriptors).at(Stage::Network)?;
         drop(outside);
@@ -130,7 +144,8 @@ impl Keeper<'_> {
         match self.channel.receive::<KeeperRequest>().at(Stage::Plan)? {
             Some((KeeperRequest::Launch { template }, descriptors)) => {
                 self.phase = Phase::Launching;
-                launch::hand_over(&mut self.launched, &self.sandbox, template, descriptors)?;
+                let maps = &mut self.maps;
+                launch::hand_over(&mut self.launched, &self.sandbox, template, descriptors, maps)?;
                 Ok(None)
             }
             Some((KeeperRequest::Kill, _)) => Ok(Some(End::Kill)),
@@ -205,6 +220,7 @@ impl Keeper<'_> {
             }
             // It died without a word before its program ran.
             Some((Report::Exited(ending), _)) => Err(died(ending)),
+            Some((Report::Settled, _)) => Err(settled_again()),
             None => Ok(Some(End::Init)),
         }
     }
@@ -245,6 +261,7 @@ impl Keeper<'_> {
             match self.launched.channel.receive::<Report>().at(Stage::Init)? {
                 Some((Report::Failed(failure), _)) => return Ok(Some(End::Failed(failure))),
                 Some((Report::Exited(ending), _)) => init_said = Some(ending),
+                Some((Report::Settled, _)) => return Err(settled_again()),
                 None => return Ok(Some(End::Init)),
             }
         }
@@ -345,6 +362,10 @@ fn has_news(channel: BorrowedFd<'_>) -> Result<bool, SyscallError> {
         Err(Errno::EINTR) => Ok(false),
         Err(errno) => Err(SyscallError::from_nix("poll", "PID 1", errno)),
     }
+}
+
+fn settled_again() -> Failure {
+    Failure::new(Stage::Init, "PID 1 waits out of turn", Errno::EPROTO)
 }
 
 fn died(ending: Ending) -> Failure {

@@ -3,13 +3,10 @@
 #![expect(unsafe_code, reason = "PID 1 is forked")]
 // UNSAFETY: `fork` wants a process of one thread, which a keeper is.
 
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use skep_kernel::SyscallError;
 use skep_kernel::clone::{self, Child, Side};
 use skep_kernel::memfd;
 use skep_kernel::netns::{self, Listeners};
@@ -22,7 +19,7 @@ use crate::failure::{At, Failure};
 use crate::init;
 use crate::inner::Order;
 use crate::root::{self, Part, Ready};
-use crate::sources;
+use crate::sources::{self, Maps};
 
 /// Where the sandbox is accounted for: the descriptors of `KeeperRequest::Isolate`.
 #[derive(Debug)]
@@ -44,6 +41,8 @@ pub struct Launched {
     pub progress: Channel,
     /// The master of the agent's terminal, once it has one.
     pub terminal: Option<OwnedFd>,
+    /// The mount namespace PID 1 waited in.
+    pub waited_in: Option<OwnedFd>,
 }
 
 /// Takes the descriptors of `KeeperRequest::Isolate` apart.
@@ -117,7 +116,7 @@ pub fn start(sandbox: &str, place: &Place, outer: &[BorrowedFd<'_>]) -> Result<L
     match unsafe { clone::fork(CloneFlags::CLONE_NEWPID, Some(place.cgroup.as_fd())) }
         .at(Stage::Namespaces)?
     {
-        Side::Parent(init) => Ok(Launched { init, channel, progress, terminal: None }),
+        Side::Parent(init) => Ok(Launched { init, channel, progress, terminal: None, waited_in: None }),
         Side::Child => {
             let own = [channel.as_fd(), progress.as_fd(), place.cgroup.as_fd(), place.parent.as_fd()];
             own.iter().chain(outer).copied().for_each(close_for_good);
@@ -136,6 +135,7 @@ pub fn hand_over(
     sandbox: &str,
     template: bool,
     descriptors: Vec<OwnedFd>,
+    maps: &mut Maps,
 ) -> Result<(), Failure> {
     let mut descriptors = descriptors.into_iter();
     let memory = next(&mut descriptors, "the plan")?;
@@ -165,7 +165,7 @@ pub fn hand_over(
     let streams = [&devpts, &input, &output, &error].map(AsFd::as_fd);
     launched.channel.send(&Order::Streams, &streams).at(Stage::Init)?;
     let shared = if template { &[] } else { plan.template.as_slice() };
-    let sources = sources::open(&plan, shared.iter().chain(&plan.private))?;
+    let sources = sources::open(&plan, shared.iter().chain(&plan.private), maps)?;
     let mut rest = sources.as_slice();
     loop {
         let (piece, after) = rest.split_at(rest.len().min(MAX_DESCRIPTORS));
@@ -184,14 +184,8 @@ pub fn hand_over(
 /// # Errors
 /// The first step that failed.
 pub fn build_template(plan: &Plan) -> Result<OwnedFd, Failure> {
-    let mut sources = sources::open(plan, plan.template.iter())?.into_iter();
-    clone::unshare(CloneFlags::CLONE_NEWNS).at(Stage::Namespaces)?;
-    // Opened while the host's procfs is in sight; it names the new namespace already.
-    let path = Path::new("/proc/self/ns/mnt");
-    let namespace = File::open(path)
-        .map_err(|error| SyscallError::from_io("open", path.display().to_string(), &error))
-        .at(Stage::Namespaces)?;
-    root::start_empty()?;
+    let mut sources = sources::open(plan, plan.template.iter(), &mut Maps::default())?.into_iter();
+    let namespace = root::enter_empty()?;
     root::build(plan, Part::Shared, &mut sources, Ready { proc: None, devpts: None })?;
-    Ok(namespace.into())
+    Ok(namespace)
 }

@@ -10,6 +10,7 @@ use skep_kernel::mount::{
 use skep_policy::launch::{ObjectKind, Stage};
 
 use crate::failure::{At, Failure};
+use crate::place::{self, Ground};
 use crate::scratch::Scratch;
 
 /// Files that tell about the host or act on it. Most are root's alone; being covered, they stay out of reach
@@ -33,22 +34,27 @@ const HIDDEN_DIRECTORIES: [&str; 2] = ["acpi", "scsi"];
 /// Directories that are read, and through which the host is configured.
 const READ_ONLY: [&str; 4] = ["bus", "fs", "irq", "sys"];
 
-/// A detached procfs of the caller's PID namespace, in which processes that may not be traced are invisible.
+/// A detached procfs of the caller's PID namespace, in which processes that may not be traced are invisible and what
+/// is dangerous is covered or locked. It is put together in the caller's root, which is to be its own and empty.
 ///
 /// Minimum kernel version: 5.8 (`hidepid` by name).
 ///
 /// # Errors
-/// When the kernel refuses the mount.
-pub fn new_instance() -> Result<OwnedFd, Failure> {
+/// When the kernel refuses a mount.
+pub fn covered() -> Result<OwnedFd, Failure> {
+    let at = Path::new("/proc");
+    let ground = Ground::here()?;
+    let scratch = Scratch::new(&ground)?;
     let attributes = Attributes::NO_SUID.and(Attributes::NO_DEVICES).and(Attributes::NO_EXEC);
-    new_filesystem("proc", &[("hidepid", "invisible")], attributes).at(Stage::Root)
+    let proc = new_filesystem("proc", &[("hidepid", "invisible")], attributes).at(Stage::Root)?;
+    let target = place::target(&ground, at, ObjectKind::Directory)?;
+    attach(proc.as_fd(), target.as_fd(), at).at(Stage::Root)?;
+    defuse(proc.as_fd(), &scratch)?;
+    copy_tree(proc.as_fd(), Depth::All, at).at(Stage::Root)
 }
 
 /// Covers or locks the dangerous entries of an attached procfs; those this kernel lacks need nothing.
-///
-/// # Errors
-/// When an entry is there and cannot be covered.
-pub fn defuse(proc: BorrowedFd<'_>, scratch: &mut Scratch) -> Result<(), Failure> {
+fn defuse(proc: BorrowedFd<'_>, scratch: &Scratch) -> Result<(), Failure> {
     let files = HIDDEN_FILES.iter().map(|name| (*name, ObjectKind::File));
     let directories = HIDDEN_DIRECTORIES.iter().map(|name| (*name, ObjectKind::Directory));
     for (name, kind) in files.chain(directories) {

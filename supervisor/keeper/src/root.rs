@@ -14,17 +14,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use skep_kernel::SyscallError;
+use skep_kernel::clone::unshare;
 use skep_kernel::mount::{
     Attributes, Change, Depth, attach, change, copy_tree, new_filesystem, replace_root,
 };
 use skep_policy::launch::{Ids, ObjectKind, Plan, RootOp, Stage};
 
+use crate::devices;
 use crate::failure::{At, Failure};
 use crate::place::{self, Ground};
 use crate::scratch::Scratch;
 use crate::sources::Sources;
-use crate::{devices, proc};
 
 /// Which operations are executed, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +53,25 @@ pub struct Builder<'a> {
 /// Detached mounts of the launch that the root takes in.
 #[derive(Clone, Copy, Debug)]
 pub struct Ready<'a> {
-    /// The sandbox's procfs.
+    /// The sandbox's procfs, covered where it must be.
     pub proc: Option<BorrowedFd<'a>>,
     /// The sandbox's devpts.
     pub devpts: Option<BorrowedFd<'a>>,
+}
+
+/// Leaves the host's mounts for a namespace of the caller's own with an empty root, and returns that.
+///
+/// # Errors
+/// As [`start_empty`], or when the namespace is refused.
+pub fn enter_empty() -> Result<OwnedFd, Failure> {
+    unshare(CloneFlags::CLONE_NEWNS).at(Stage::Namespaces)?;
+    // Opened while the host's procfs is in sight; it names the new namespace already.
+    let path = "/proc/self/ns/mnt";
+    let namespace = File::open(path)
+        .map_err(|error| SyscallError::from_io("open", path, &error))
+        .at(Stage::Namespaces)?;
+    start_empty()?;
+    Ok(namespace.into())
 }
 
 /// Replaces the root of the caller's new mount namespace by an empty tmpfs.
@@ -164,8 +181,7 @@ impl Builder<'_> {
         let missing = || Failure::new(Stage::Root, "/proc", Errno::EBADF);
         let mount = self.ready.proc.ok_or_else(missing)?;
         let target = place::target(&self.ground, at, ObjectKind::Directory)?;
-        attach(mount, target.as_fd(), at).at(Stage::Root)?;
-        proc::defuse(mount, &mut self.scratch)
+        attach(mount, target.as_fd(), at).at(Stage::Root)
     }
 
     fn own_devices(&mut self, shm_bytes: u64) -> Result<(), Failure> {

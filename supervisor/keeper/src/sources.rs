@@ -28,9 +28,12 @@ pub type Sources = std::vec::IntoIter<OwnedFd>;
 ///
 /// # Errors
 /// The first that cannot be opened, is of another kind than the plan says, or cannot be mounted.
-pub fn open<'a>(plan: &Plan, ops: impl Iterator<Item = &'a RootOp> + Clone) -> Result<Vec<OwnedFd>, Failure> {
+pub fn open<'a>(
+    plan: &Plan,
+    ops: impl Iterator<Item = &'a RootOp> + Clone,
+    maps: &mut Maps,
+) -> Result<Vec<OwnedFd>, Failure> {
     let mut objects = reach(plan.lookup, ops.clone())?.into_iter();
-    let mut maps = Maps { shown: plan.agent, made: Vec::new() };
     let mut mounts = Vec::new();
     for op in ops {
         if let RootOp::Bind { from, kind, write, exec, owner_as_agent, .. } = op
@@ -40,10 +43,10 @@ pub fn open<'a>(plan: &Plan, ops: impl Iterator<Item = &'a RootOp> + Clone) -> R
                 .and(Attributes::NO_DEVICES)
                 .and_if(!write, Attributes::READ_ONLY)
                 .and_if(!exec, Attributes::NO_EXEC);
-            let idmap = owner_as_agent.map(|owner| maps.of(owner)).transpose()?;
+            let idmap = owner_as_agent.map(|owner| maps.of(owner, plan.agent)).transpose()?;
             check_kind(&object, from, *kind)?;
             let mount = copy_tree(object.as_fd(), Depth::All, from).at(Stage::Root)?;
-            let idmap = idmap.map(|index| maps.made[index].1.as_fd());
+            let idmap = idmap.map(|index| maps.0[index].namespace.as_fd());
             change(mount.as_fd(), Depth::All, &Change { add, idmap }, from).at(Stage::Root)?;
             mounts.push(mount);
         }
@@ -79,20 +82,30 @@ fn check_kind(object: &OwnedFd, path: &Path, kind: ObjectKind) -> Result<(), Fai
     }
 }
 
-/// User namespaces for idmapped mounts, one for each owner that is shown as the agent.
-struct Maps {
+/// User namespaces for idmapped mounts.
+#[derive(Debug, Default)]
+pub struct Maps(Vec<Map>);
+
+#[derive(Debug)]
+struct Map {
+    owner: Ids,
     shown: Ids,
-    made: Vec<(Ids, OwnedFd)>,
+    namespace: OwnedFd,
 }
 
 impl Maps {
-    fn of(&mut self, owner: Ids) -> Result<usize, Failure> {
-        if let Some(index) = self.made.iter().position(|(known, _)| *known == owner) {
+    /// The index of the one that shows `owner` as `shown`; made if there is none yet, which takes longer than all
+    /// else of a mount.
+    ///
+    /// # Errors
+    /// When the namespace or its maps are refused.
+    pub fn of(&mut self, owner: Ids, shown: Ids) -> Result<usize, Failure> {
+        if let Some(index) = self.0.iter().position(|map| (map.owner, map.shown) == (owner, shown)) {
             return Ok(index);
         }
         // SAFETY: the keeper has one thread.
-        let namespace = unsafe { idmap::mount_map(owner, self.shown) }.at(Stage::Root)?;
-        self.made.push((owner, namespace));
-        Ok(self.made.len() - 1)
+        let namespace = unsafe { idmap::mount_map(owner, shown) }.at(Stage::Root)?;
+        self.0.push(Map { owner, shown, namespace });
+        Ok(self.0.len() - 1)
     }
 }

@@ -238,6 +238,9 @@ pub enum KeeperRequest {
         sandbox: String,
         /// Its network.
         network: Network,
+        /// What the ids of its agent will be if it gets ids of its own: the map that shows root's files as these
+        /// is made ahead.
+        own: Ids,
     },
     /// Build its root and start the agent.
     ///

@@ -25,7 +25,7 @@ use skep_policy::profile::{Guard, Identity};
 use skep_policy::tree::{Found, Tree as _, walk};
 
 use crate::audit::{self, Origin, Redactor, Text};
-use crate::caller::{Caller, INIT, own_ids, variable};
+use crate::caller::{Caller, INIT, variable};
 use crate::hex::hex;
 use crate::host;
 use crate::protocol::{Profile, Refusal, Run};
@@ -78,6 +78,8 @@ pub struct Place {
     pub id: String,
     /// The number of its cgroup.
     pub cgroup: u64,
+    /// Its agent's ids, if it has ids of its own.
+    pub own: Ids,
 }
 
 /// Decides everything about a run. Blocking: it looks at files, with the caller's rights.
@@ -104,7 +106,8 @@ pub fn prepare(
     let workspace =
         view::with_rights_of(caller.ids, || workspace(&tree, &request.workspace)).map_err(no_rights)??;
     let state = agent_state(supervisor, &caller, &effective.name, &workspace)?;
-    let look = || look(supervisor, &caller, request, effective, Own { tree, workspace, state });
+    let own = Own { tree, workspace, state, ids: place.own };
+    let look = || look(supervisor, &caller, request, effective, own);
     let seen = view::with_rights_of(caller.ids, look).map_err(no_rights)??;
     finish(supervisor, request, &caller, seen, Given { place, version: &composed.version, since })
 }
@@ -114,6 +117,7 @@ struct Own {
     tree: HostTree,
     workspace: PathBuf,
     state: PathBuf,
+    ids: Ids,
 }
 
 /// What the look at the host's files gave.
@@ -131,7 +135,7 @@ fn look(
     effective: &Effective,
     own: Own,
 ) -> Result<Seen, Refusal> {
-    let Own { tree, workspace, state } = own;
+    let Own { tree, workspace, state, ids } = own;
     let home = walk(&tree, &caller.home).real;
     let command = request.argv.first().map(Vec::as_slice).unwrap_or_default();
     let search = variable(&request.environment, "PATH").unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
@@ -157,7 +161,8 @@ fn look(
             let advice = "skep doctor shows what this host enforces; --accept-weaker RULE goes on without";
             Refusal::new("rule-not-enforceable", refusal.to_string(), advice)
         })?;
-    let agent = agent_ids(supervisor, caller, policy.identity());
+    let has_own = caller.is_root() || policy.identity() == Some(Identity::Own);
+    let agent = if has_own { ids } else { caller.ids };
     let directory = working_directory(&tree, &request.directory, &workspace);
     let context = Context { agent, caller: caller.ids, user: caller.name.clone(), directory };
     let prepared = plan::prepare(&policy, &binding, &tree, &context)
@@ -202,7 +207,7 @@ fn finish(
     given: Given<'_>,
 ) -> Result<Prepared, Refusal> {
     let Seen { policy, binding, mut plan } = seen;
-    let Given { place: Place { id, cgroup }, version, since } = given;
+    let Given { place: Place { id, cgroup, .. }, version, since } = given;
     plan.sandbox.clone_from(&id);
     plan.agent_filter.clone_from(&supervisor.filters.agent);
     plan.init_filter.clone_from(&supervisor.filters.init);
@@ -430,14 +435,6 @@ fn give_directory(path: &Path, user: Ids) -> std::io::Result<()> {
 }
 
 /// As whom the agent runs: agents of root never run as root.
-fn agent_ids(supervisor: &Supervisor, caller: &Caller, identity: Option<Identity>) -> Ids {
-    if caller.is_root() || identity == Some(Identity::Own) {
-        own_ids(supervisor.next_serial())
-    } else {
-        caller.ids
-    }
-}
-
 fn environment(entries: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<u8>> {
     entries
         .iter()

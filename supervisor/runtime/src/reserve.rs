@@ -6,6 +6,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,11 @@ use skep_kernel::bpf::{BpfError, LookupLink, LookupPlace};
 use skep_kernel::cgroup::{CgroupError, SandboxCgroup, Tree};
 use skep_kernel::seqpacket::ChannelError;
 use skep_kernel::spawn::SpawnError;
-use skep_policy::launch::{KeeperEvent, KeeperRequest, Network, Stage};
+use skep_policy::launch::{Ids, KeeperEvent, KeeperRequest, Network, Stage};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use crate::caller::own_ids;
 use crate::helper::Helper;
 use crate::hex::hex;
 use crate::prepare::Place;
@@ -37,13 +39,15 @@ pub struct Empty {
     pub sockets: [OwnedFd; 4],
     /// What hands the namespace's connections to them.
     pub lookup: LookupLink,
+    /// Its agent's ids, if it has ids of its own.
+    pub own: Ids,
 }
 
 impl Empty {
     /// What a plan for it must know.
     #[must_use]
     pub fn place(&self) -> Place {
-        Place { id: self.cgroup.id().to_owned(), cgroup: self.cgroup.number() }
+        Place { id: self.cgroup.id().to_owned(), cgroup: self.cgroup.number(), own: self.own }
     }
 }
 
@@ -83,6 +87,8 @@ pub struct Reserve {
     cgroups: Arc<Tree>,
     /// `None` when the daemon stops.
     waiting: Mutex<Option<Vec<Empty>>>,
+    /// How many have been made.
+    serial: AtomicU64,
     /// Held by whoever refills: two at once would make one too many each.
     refilling: tokio::sync::Mutex<()>,
 }
@@ -92,8 +98,8 @@ impl Reserve {
     #[must_use]
     pub fn new(program: PathBuf, cgroups: Arc<Tree>) -> Arc<Self> {
         let (waiting, refilling) = (Mutex::new(Some(Vec::new())), tokio::sync::Mutex::default());
-        let reserve = Arc::new(Self { program, cgroups, waiting, refilling });
-        reserve.refill();
+        let reserve = Arc::new(Self { program, cgroups, waiting, serial: AtomicU64::new(0), refilling });
+        reserve.refill_after(Duration::ZERO);
         reserve
     }
 
@@ -129,10 +135,18 @@ impl Reserve {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes empty sandboxes in the background until enough wait: after a launch, which would be slower for it.
-    pub fn refill(self: &Arc<Self>) {
+    /// Ids that no other agent of this daemon has.
+    #[must_use]
+    pub fn next_ids(&self) -> Ids {
+        own_ids(self.serial.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Makes empty sandboxes in the background until enough wait; a while after a launch, which would be slower for
+    /// it.
+    pub fn refill_after(self: &Arc<Self>, rest: Duration) {
         let reserve = Arc::clone(self);
         tokio::spawn(async move {
+            sleep(rest).await;
             let _alone = reserve.refilling.lock().await;
             while reserve.waiting().as_ref().is_some_and(|waiting| waiting.len() < WAITING) {
                 match reserve.make().await {
@@ -157,8 +171,9 @@ impl Reserve {
             }
         })
         .await?;
-        match isolate(&cgroup, &keeper).await {
-            Ok((sockets, lookup)) => Ok(Empty { cgroup, keeper, sockets, lookup }),
+        let own = self.next_ids();
+        match isolate(&cgroup, &keeper, own).await {
+            Ok((sockets, lookup)) => Ok(Empty { cgroup, keeper, sockets, lookup, own }),
             Err(error) => {
                 drop(keeper);
                 tokio::task::block_in_place(|| remove(&cgroup));
@@ -186,9 +201,10 @@ fn end(empty: Empty) {
 async fn isolate(
     cgroup: &SandboxCgroup,
     keeper: &Helper,
+    own: Ids,
 ) -> Result<([OwnedFd; 4], LookupLink), ReserveError> {
     let network = Network::OF_A_SANDBOX;
-    let request = KeeperRequest::Isolate { sandbox: cgroup.id().to_owned(), network };
+    let request = KeeperRequest::Isolate { sandbox: cgroup.id().to_owned(), network, own };
     keeper.channel.send(&request, &[cgroup.directory(), cgroup.parent()]).await?;
     let descriptors = match timeout(PATIENCE, keeper.channel.receive()).await {
         Ok(Ok(Some((KeeperEvent::Isolated, descriptors)))) => descriptors,

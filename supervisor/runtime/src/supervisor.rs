@@ -81,7 +81,6 @@ pub struct Supervisor {
     /// How often a program was skipped, as far as the audit has it.
     skipped: AtomicU64,
     stopping: watch::Sender<bool>,
-    serial: AtomicU64,
 }
 
 /// Why skepd does not start.
@@ -139,7 +138,6 @@ impl Supervisor {
             reserve: Reserve::new(programs_of_ours.keeper.clone(), Arc::clone(&cgroups)),
             templates: Templates::default(),
             stopping: watch::channel(false).0,
-            serial: AtomicU64::new(0),
             programs: Mutex::new(programs),
             skipped: AtomicU64::new(0),
             places,
@@ -172,12 +170,6 @@ impl Supervisor {
         if let Err(error) = self.recorder.close() {
             tracing::error!(%error, "the audit could not be closed");
         }
-    }
-
-    /// A number no other sandbox of this daemon has.
-    #[must_use]
-    pub fn next_serial(&self) -> u64 {
-        self.serial.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Makes a cgroup's tasks known to the BPF programs.

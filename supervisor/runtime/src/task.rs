@@ -48,6 +48,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A wall-clock limit for those who have none: tokio's own longest sleep is of this order.
 const FOREVER: Duration = Duration::from_secs(86_400 * 365);
 
+/// How long an agent has the processors to itself before the next empty sandbox is made. Many live no longer.
+const REST: Duration = Duration::from_millis(5);
+
 /// Signals of a client that wait to be passed on.
 const SIGNALS: usize = 32;
 
@@ -74,7 +77,7 @@ pub fn run(
         Err(refusal) => return client.send(&Reply::Refused(refusal)),
     };
     if request.plan_only {
-        let place = Place { id: new_id(), cgroup: 0 };
+        let place = Place { id: new_id(), cgroup: 0, own: supervisor.reserve.next_ids() };
         return match prepare(supervisor, peer, &request, place) {
             Ok(prepared) => send_plan(&client, &prepared),
             Err(refusal) => client.send(&Reply::Refused(refusal)),
@@ -221,7 +224,7 @@ impl Sandbox {
     /// Gives an empty sandbox its limits and announces it to the judges. What fails here leaves it to its keeper,
     /// which ends it and removes its cgroup.
     fn create(supervisor: &Arc<Supervisor>, empty: Empty, prepared: Prepared) -> Result<Self, Refusal> {
-        let Empty { cgroup, keeper, sockets, lookup } = empty;
+        let Empty { cgroup, keeper, sockets, lookup, .. } = empty;
         let wall_clock = prepared.wall_clock();
         let Prepared { live, plan, upstreams, limits, start, .. } = prepared;
         supervisor.cgroups.apply_limits(&cgroup, &limits).map_err(|error| launch("limits", &error))?;
@@ -280,7 +283,7 @@ impl Sandbox {
             Ok(()) => self.started(client, &mut controls).await,
             Err(refusal) => Err(refusal),
         };
-        self.supervisor.reserve.refill();
+        self.supervisor.reserve.refill_after(REST);
         let outcome = match started {
             Ok(()) => self.follow(&mut controls).await,
             Err(refusal) => Outcome::Failed(refusal),

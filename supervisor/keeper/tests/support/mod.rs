@@ -190,7 +190,8 @@ pub fn waiting() -> Waiting {
     let (helper, cgroup) = (keeper(), Cgroup::make());
     let directory = File::open(&cgroup.path).unwrap();
     let above = File::open(parent()).unwrap();
-    let request = KeeperRequest::Isolate { sandbox: cgroup.name.clone(), network: Network::OF_A_SANDBOX };
+    let (sandbox, network) = (cgroup.name.clone(), Network::OF_A_SANDBOX);
+    let request = KeeperRequest::Isolate { sandbox, network, own: Ids { uid: 70_000, gid: 70_000 } };
     helper.channel.send(&request, &[directory.as_fd(), above.as_fd()]).unwrap();
     let (event, network) = helper.channel.receive::<KeeperEvent>().unwrap().unwrap();
     assert_eq!((event, network.len()), (KeeperEvent::Isolated, 5));

@@ -156,6 +156,9 @@ impl Tree {
     /// # Errors
     /// [`CgroupError::NoController`] before anything is changed, when one is missing.
     pub fn apply_limits(&self, sandbox: &SandboxCgroup, limits: &Limits) -> Result<(), CgroupError> {
+        if *limits == Limits::default() {
+            return Ok(());
+        }
         let needed = limits.needs(&self.available()?)?;
         for directory in [self.path.parent().unwrap_or(&self.path), &self.path] {
             enable(open_directory(directory)?.as_fd(), &needed)?;
