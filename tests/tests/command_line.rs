@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use skep_tests::Outcome;
+use skep_tests::audit::Record;
 use skep_tests::process;
 use skep_tests::skep::{Ran, Skep};
 
@@ -43,6 +44,19 @@ fn a_signal_is_128_and_its_number() -> Outcome {
 }
 
 #[test]
+fn a_run_whose_time_is_over_is_ended_and_told_why() -> Outcome {
+    let skep = Skep::new()?;
+    let profile = skep.ground().beside("short.toml");
+    fs::write(&profile, "schema = 1\nname = \"short\"\nuse = [\"workspace\"]\n[limits]\ntime = \"1s\"\n")?;
+    let ran = skep.run(["sleep", "600"]).profile(&profile).finish()?;
+    let words = ["ended by skepd: its time is over (1s)", "limits.time", "audit"];
+    refused(&ran.finished, 137, &words)?;
+    let said = |record: &Record| record.kind() == "end" && record.says(&["killed: its time is over"]);
+    ensure!(ran.audit.iter().any(said), "{:#?}", ran.audit);
+    Ok(())
+}
+
+#[test]
 fn a_run_ends_with_two_lines_that_say_where_the_audit_is() -> Outcome {
     let ran = ran("true")?;
     let lines: Vec<_> = ran.finished.stderr.lines().collect();
@@ -53,7 +67,7 @@ fn a_run_ends_with_two_lines_that_say_where_the_audit_is() -> Outcome {
 #[test]
 fn what_the_keeper_does_to_launch_is_not_told_as_the_agents_deed() -> Outcome {
     let ran = ran("true")?;
-    let told: Vec<_> = ran.audit.iter().map(skep_tests::audit::Record::kind).collect();
+    let told: Vec<_> = ran.audit.iter().map(Record::kind).collect();
     let foreign = told.iter().find(|kind| ["denied", "error", "open", "change"].contains(kind));
     ensure!(told.contains(&"exec") && foreign.is_none(), "{:?}", ran.audit);
     Ok(())

@@ -1,4 +1,4 @@
-//! Nobody blinds the audit: what a sandbox has too much of is its own loss.
+//! Nobody blinds the audit or flushes it: what a sandbox has too much of is its own loss, and then its own end.
 
 use std::fs::File;
 use std::process::Child;
@@ -73,5 +73,23 @@ fn a_flood_of_one_sandbox_loses_no_record_of_another() -> Outcome {
     let flooded = skep.audit(Some(flood.name()))?;
     ensure!(lost(&flooded) > Some(0), "the flood lost nothing: {flooded:#?}");
     ensure!(flooded.iter().any(|record| record.kind() == "lost"), "no record says what was lost");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_overdraws_its_share_of_the_audit_is_ended_and_told_why() -> Outcome {
+    let skep = Skep::new()?;
+    let small = [("SKEP_AUDIT_SIZE", "4MiB")];
+    let modest = skep.shell("for i in {1..50}; do /bin/true; done").environment(small);
+    let name = modest.name().to_owned();
+    let modest = modest.finish()?;
+    ensure!(modest.code() == 0 && executed(&modest.audit) == 50, "{modest:?}");
+    let loud = skep.shell("while :; do /bin/true; done").environment(small).finish()?;
+    let said = &loud.finished.stderr;
+    ensure!(loud.code() == 137 && said.contains("share of the audit"), "exit {}: {said}", loud.code());
+    ensure!(said.contains("(1MiB)") && said.contains("SKEP_AUDIT_SIZE"), "{said}");
+    let end = loud.audit.iter().find(|record| record.kind() == "end").context("no last record")?;
+    ensure!(end.says(&["killed: ", "share of the audit"]), "{end:?}");
+    ensure!(executed(&skep.audit(Some(&name))?) == 50, "records of another sandbox were pushed out");
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use skep_kernel::listener::dial;
 use skep_kernel::memfd;
 use skep_kernel::seqpacket::{Channel, ChannelError};
+use skep_runtime::audit::AUDIT_SIZE;
 use skep_runtime::places::{Places, sibling};
 use skep_runtime::protocol::{Refusal, Reply, Request, VERSION};
 
@@ -267,7 +268,7 @@ fn start(places: &Places) -> Result<Started, ClientError> {
         .env("SKEP_STATE", &places.state)
         .env("SKEP_RUNTIME", &places.runtime)
         .env("SKEP_CONFIGURATION", &places.configuration)
-        .envs(std::env::var_os("SKEP_LOG").map(|level| ("SKEP_LOG", level)))
+        .envs(["SKEP_LOG", AUDIT_SIZE].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .current_dir("/")
         .stdin(Stdio::null())

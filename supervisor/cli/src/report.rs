@@ -52,7 +52,7 @@ pub fn next_line() {
     say("");
 }
 
-/// The two lines at the end of a run.
+/// The end of a run.
 pub fn ended(name: &str, summary: &Summary, json: bool) {
     if json {
         say(&summary::json(name, summary));

@@ -24,7 +24,7 @@ use skep_policy::policy::{Bindings, FileOp, Policy};
 use skep_policy::profile::{Guard, Identity};
 use skep_policy::tree::{Found, Tree as _, walk};
 
-use crate::audit::{self, Origin, Redactor, Text};
+use crate::audit::{self, Origin, Redactor, Share, Text};
 use crate::caller::{Caller, INIT, variable};
 use crate::hex::hex;
 use crate::host;
@@ -228,6 +228,7 @@ fn finish(
             weaker: audit::weaker_id(&weaker),
         },
         redactor,
+        share: Share::of(supervisor.share),
     });
     let start = audit::Start {
         command: request.argv.iter().map(|argument| Text::from(argument.as_slice())).collect(),

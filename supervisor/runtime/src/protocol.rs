@@ -10,10 +10,12 @@ use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use skep_policy::launch::{Ending, SANDBOX_NAME, is_sandbox_name};
+use skep_policy::units::Bytes;
 
 pub use crate::audit::{Counters, Filter};
 
@@ -201,12 +203,74 @@ pub struct Sandbox {
 pub struct Summary {
     /// How the agent ended.
     pub ending: Ending,
+    /// Why, where skepd ended it.
+    pub cause: Option<Cause>,
     /// What it did.
     pub counters: Counters,
     /// The most telling denials, those by a rule first.
     pub denials: Vec<Denial>,
     /// Where the audit is.
     pub audit: PathBuf,
+}
+
+/// Why skepd ended a sandbox that would have gone on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// The audit cannot be written.
+    Audit,
+    /// Its records have used up its share of the audit.
+    Share {
+        /// The share, in bytes.
+        bytes: u64,
+    },
+    /// Its profile's limit of wall-clock time is over.
+    WallClock {
+        /// The limit.
+        milliseconds: u64,
+    },
+    /// skepd stops.
+    Stopping,
+}
+
+impl Cause {
+    /// A stable word for programs.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::Share { .. } => "audit-share",
+            Self::WallClock { .. } => "wall-clock",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(self) -> &'static str {
+        match self {
+            Self::Audit => "make room where the audit is",
+            Self::Share { .. } => {
+                "run it again, or start skepd with a larger SKEP_AUDIT_SIZE: a share is a quarter of that"
+            }
+            Self::WallClock { .. } => "its profile sets how long it may run: limits.time",
+            Self::Stopping => "run it again",
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Audit => write!(out, "the audit cannot be written"),
+            Self::Share { bytes } => {
+                write!(out, "its records have used up its share of the audit ({})", Bytes(bytes))
+            }
+            Self::WallClock { milliseconds } => {
+                write!(out, "its time is over ({:?})", Duration::from_millis(milliseconds))
+            }
+            Self::Stopping => write!(out, "skepd stops"),
+        }
+    }
 }
 
 /// Something that was refused in a run.

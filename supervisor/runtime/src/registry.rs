@@ -180,7 +180,11 @@ impl Live {
             command: String::new(),
             cgroup,
             policy: Policy::compile(&effective, &Bindings::for_tests(), &Imagined).unwrap(),
-            origin: Arc::new(Origin { sandbox, redactor: Redactor::default() }),
+            origin: Arc::new(Origin {
+                sandbox,
+                redactor: Redactor::default(),
+                share: audit::Share::of(u64::MAX),
+            }),
             binding: Binding::default(),
             since: Instant::now(),
             progress: Mutex::default(),

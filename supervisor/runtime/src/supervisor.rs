@@ -53,6 +53,8 @@ pub struct Supervisor {
     pub places: Places,
     /// The sandboxes.
     pub registry: Arc<Registry>,
+    /// What of the audit one sandbox may fill, in bytes.
+    pub share: u64,
     /// The audit.
     pub recorder: Arc<Recorder>,
     /// Our part of the cgroup hierarchy.
@@ -112,13 +114,14 @@ impl Supervisor {
     ///
     /// # Errors
     /// When any part cannot be had: a daemon that would judge less than all does not start.
-    pub fn start(places: Places) -> Result<Arc<Self>, StartError> {
+    pub fn start(places: Places, audit: Options) -> Result<Arc<Self>, StartError> {
         places.make()?;
         let program =
             |name| sibling(name).map_err(|e| SyscallError::from_io("readlink", "/proc/self/exe", &e));
         let programs_of_ours = Ours { keeper: program("skep-keeper")?, egress: program("skep-egress")? };
         let registry = Arc::new(Registry::default());
-        let log = Log::open(&places.state, Options::default())?;
+        let share = audit.share();
+        let log = Log::open(&places.state, audit)?;
         places.shorten_words();
         let recorder = Arc::new(Recorder::new(log, Arc::clone(&registry)));
         let cgroups = Arc::new(Tree::open(&tree_name(&places))?);
@@ -142,6 +145,7 @@ impl Supervisor {
             skipped: AtomicU64::new(0),
             places,
             registry,
+            share,
             recorder,
             cgroups,
             events,

@@ -4,8 +4,8 @@
 //!  request ─ prepare ─▶ an empty sandbox: limits, judges ─▶ Launch ─▶ gateway ─▶ Started
 //!     │ refused              │ any failure: clear away, Refused             │
 //!     ▼                      ▼                                              ▼
-//!  Refused               clear away ◀─ Gone ◀─ Exited ◀─ the agent ended, the client left, skepd stops, or
-//!                            │                            the audit broke: everything is killed
+//!  Refused               clear away ◀─ Gone ◀─ Exited ◀─ the agent ended, the client left, or skepd ends it
+//!                            │                            for a `Cause`: everything is killed
 //!                            ▼
 //!                          Ended
 //! ```
@@ -35,7 +35,7 @@ use crate::client::Client;
 use crate::gateway::{GatewayError, Service};
 use crate::helper::Helper;
 use crate::prepare::{Place, Prepared, prepare};
-use crate::protocol::{Refusal, Reply, Request, Run, Summary};
+use crate::protocol::{Cause, Refusal, Reply, Request, Run, Summary};
 use crate::record::losses;
 use crate::registry::{Live, Phase};
 use crate::reserve::{Empty, new_id};
@@ -197,6 +197,8 @@ struct Sandbox {
     plan: Plan,
     start: audit::Start,
     wall_clock: Option<Duration>,
+    /// Why we have ended it, if we have.
+    cause: Option<Cause>,
     cgroup: SandboxCgroup,
     keeper: Helper,
     lookup: Option<LookupLink>,
@@ -250,6 +252,7 @@ impl Sandbox {
             plan,
             start,
             wall_clock,
+            cause: None,
             cgroup,
             keeper,
             lookup: Some(lookup),
@@ -278,7 +281,7 @@ impl Sandbox {
         client: &Arc<Client>,
         signals: mpsc::Receiver<i32>,
     ) -> Reply {
-        let mut controls = Controls::of(&self.supervisor, self.wall_clock, signals);
+        let mut controls = Controls::of(self, signals);
         let started = match handed_over {
             Ok(()) => self.started(client, &mut controls).await,
             Err(refusal) => Err(refusal),
@@ -300,7 +303,7 @@ impl Sandbox {
     async fn started(&mut self, client: &Arc<Client>, controls: &mut Controls) -> Result<(), Refusal> {
         let event = tokio::select! {
             event = self.keeper_event() => event?,
-            why = controls.broken_off() => return Err(Refusal::new("ended", why, "")),
+            cause = controls.broken_off() => return Err(broken_off(cause)),
         };
         let (pid, master) = match event {
             (KeeperEvent::Started { pid }, master) => (pid, master),
@@ -351,8 +354,9 @@ impl Sandbox {
                 Happened::Control(Control::Signal(number)) => self.signal(number).await,
                 // So does its agent, as with a terminal that is closed.
                 Happened::Control(Control::Left) => self.kill(),
-                Happened::Control(Control::End(how)) => {
-                    ending = Some(how);
+                Happened::Control(Control::End(cause)) => {
+                    ending = Some(ending_by(cause));
+                    self.cause = Some(cause);
                     self.kill();
                 }
                 Happened::Served(Ok(())) => {}
@@ -389,12 +393,15 @@ impl Sandbox {
         self.supervisor.events.drained().await;
         let counts = self.supervisor.dismiss(self.cgroup.number());
         self.dismiss_gateway(counts.is_none_or(|counts| counts.sent > 0)).await;
-        let status = match outcome {
-            Outcome::Gone(Ending::Code(code)) | Outcome::Ended(Ending::Code(code)) => format!("exit {code}"),
-            Outcome::Gone(Ending::Signal(signal)) | Outcome::Ended(Ending::Signal(signal)) => {
+        let status = match (outcome, self.cause) {
+            (Outcome::Failed(refusal), _) => format!("launch failed: {}", refusal.message),
+            (_, Some(cause)) => format!("killed: {cause}"),
+            (Outcome::Gone(Ending::Code(code)) | Outcome::Ended(Ending::Code(code)), None) => {
+                format!("exit {code}")
+            }
+            (Outcome::Gone(Ending::Signal(signal)) | Outcome::Ended(Ending::Signal(signal)), None) => {
                 format!("signal {signal}")
             }
-            Outcome::Failed(refusal) => format!("launch failed: {}", refusal.message),
         };
         let lost = counts.and_then(|counts| losses(&self.live, counts.lost));
         let counters = {
@@ -454,6 +461,7 @@ impl Sandbox {
         let progress = self.live.progress();
         Summary {
             ending,
+            cause: self.cause,
             counters: progress.counters,
             denials: progress.most_telling(DENIALS_SHOWN),
             audit: self.supervisor.places.audit(),
@@ -533,14 +541,17 @@ enum Control {
     /// The client has left.
     Left,
     /// The sandbox must end.
-    End(Ending),
+    End(Cause),
 }
 
 /// Everything outside that a sandbox obeys.
 struct Controls {
     broken: watch::Receiver<bool>,
+    share_used_up: watch::Receiver<bool>,
+    share: u64,
     stopping: watch::Receiver<bool>,
     wall_clock: Pin<Box<Sleep>>,
+    limit: Duration,
     /// `None` once the client has left.
     signals: Option<mpsc::Receiver<i32>>,
     /// Signals from before there was an agent.
@@ -548,11 +559,16 @@ struct Controls {
 }
 
 impl Controls {
-    fn of(supervisor: &Supervisor, wall_clock: Option<Duration>, signals: mpsc::Receiver<i32>) -> Self {
+    fn of(sandbox: &Sandbox, signals: mpsc::Receiver<i32>) -> Self {
+        let (supervisor, share) = (&sandbox.supervisor, &sandbox.live.origin.share);
+        let limit = sandbox.wall_clock.unwrap_or(FOREVER);
         Self {
             broken: supervisor.recorder.broken(),
+            share_used_up: share.used_up(),
+            share: share.bytes(),
             stopping: supervisor.stopping(),
-            wall_clock: Box::pin(sleep(wall_clock.unwrap_or(FOREVER))),
+            wall_clock: Box::pin(sleep(limit)),
+            limit,
             signals: Some(signals),
             early: Vec::new(),
         }
@@ -560,9 +576,15 @@ impl Controls {
 
     async fn next(&mut self) -> Control {
         let signal = tokio::select! {
-            () = becomes_true(&mut self.broken) => return Control::End(Ending::Signal(9)),
-            () = becomes_true(&mut self.stopping) => return Control::End(Ending::Signal(15)),
-            () = &mut self.wall_clock => return Control::End(Ending::Signal(9)),
+            () = becomes_true(&mut self.broken) => return Control::End(Cause::Audit),
+            () = becomes_true(&mut self.share_used_up) => {
+                return Control::End(Cause::Share { bytes: self.share });
+            }
+            () = becomes_true(&mut self.stopping) => return Control::End(Cause::Stopping),
+            () = &mut self.wall_clock => {
+                let milliseconds = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
+                return Control::End(Cause::WallClock { milliseconds });
+            }
             signal = next_signal(&mut self.signals) => signal,
         };
         if signal.is_none() {
@@ -571,14 +593,14 @@ impl Controls {
         signal.map_or(Control::Left, Control::Signal)
     }
 
-    /// Says why a launch is to be broken off; signals are kept for the agent.
-    async fn broken_off(&mut self) -> &'static str {
+    /// Says why a launch is to be broken off, `None` because the client left; signals are kept for the agent.
+    async fn broken_off(&mut self) -> Option<Cause> {
         loop {
             match self.next().await {
                 Control::Signal(number) if self.early.len() < SIGNALS => self.early.push(number),
                 Control::Signal(_) => {}
-                Control::Left => return "the client left during the launch",
-                Control::End(_) => return "skepd stops, or the time is over, or the audit cannot be written",
+                Control::Left => return None,
+                Control::End(cause) => return Some(cause),
             }
         }
     }
@@ -597,6 +619,21 @@ async fn answer(serving: &mut Option<Serving>) -> Result<(), GatewayError> {
     let answered = asked.await;
     *serving = None;
     answered.unwrap_or(Err(GatewayError::Silent("was not asked")))
+}
+
+/// How an agent ends that we end.
+fn ending_by(cause: Cause) -> Ending {
+    match cause {
+        Cause::Stopping => Ending::Signal(15),
+        Cause::Audit | Cause::Share { .. } | Cause::WallClock { .. } => Ending::Signal(9),
+    }
+}
+
+fn broken_off(cause: Option<Cause>) -> Refusal {
+    match cause {
+        Some(cause) => Refusal::new("ended", cause.to_string(), cause.advice()),
+        None => Refusal::new("ended", "the client left during the launch", ""),
+    }
 }
 
 fn keeper_died() -> Outcome {

@@ -12,7 +12,7 @@ use nix::unistd::{Group, geteuid, setsid};
 use skep_cli::access::GROUP;
 use skep_kernel::listener::Listener;
 use skep_kernel::process::{Close, close_from};
-use skep_runtime::audit::AuditError;
+use skep_runtime::audit::{self, AuditError};
 use skep_runtime::places::Places;
 use skep_runtime::server::{Life, THREADS, serve};
 use skep_runtime::supervisor::{StartError, Supervisor};
@@ -25,9 +25,14 @@ const IDLE: Duration = Duration::from_secs(5);
 /// How much of an error the client that started us is told.
 const MOST_SAID: usize = 2_000;
 
+/// What the environment of a skepd can say, beside where it keeps things.
+const ENVIRONMENT: &str = "Environment:
+  SKEP_AUDIT_SIZE  how much of the audit is kept: 1GiB, if it is not said
+  SKEP_LOG         what is logged: warn, if it is not said";
+
 /// Sandbox supervisor for AI coding agents.
 #[derive(Debug, Parser)]
-#[command(name = "skepd", version)]
+#[command(name = "skepd", version, after_help = ENVIRONMENT)]
 struct Arguments {
     /// Detach from the terminal and leave when nobody has needed the daemon for a few seconds. `skep run`
     /// starts the daemon this way when there is none.
@@ -78,7 +83,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 
 async fn live(arguments: &Arguments) -> anyhow::Result<()> {
     let places = Places::from_environment();
-    let supervisor = match Supervisor::start(places.clone()) {
+    let audit = audit::Options::of_size(std::env::var_os(audit::AUDIT_SIZE).as_deref())?;
+    let supervisor = match Supervisor::start(places.clone(), audit) {
         Ok(supervisor) => supervisor,
         Err(StartError::Audit(AuditError::Busy(_))) => anyhow::bail!("another skepd has these places"),
         Err(error) => return Err(error.into()),

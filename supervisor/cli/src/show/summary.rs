@@ -1,4 +1,4 @@
-//! The end of a run: two lines, or one JSON object.
+//! The end of a run: a few lines, or one JSON object.
 
 use serde_json::json;
 use skep_policy::launch::Ending;
@@ -7,9 +7,12 @@ use skep_runtime::protocol::{Counters, Summary, exit_code};
 
 use super::render::{Ink, Screen, counted, foreign};
 
-/// What was executed, changed and refused, and where the audit is. Without a line end after the second line.
+/// What was executed, changed and refused, and where the audit is; before that, if skepd ended the run, why and what to
+/// do. Without a line end after the last line.
 ///
 /// ```text
+/// skep: ended by skepd: its time is over (900s)
+///       its profile sets how long it may run: limits.time
 /// skep: 41 executed, 7 changed, 1 connected, 2 denied by rules, 3 not granted (write /w/.mcp.json; connect a.b:443)
 /// skep: audit: skep audit bee --denied   (/var/lib/skep/audit)
 /// ```
@@ -27,12 +30,16 @@ pub fn lines(screen: &Screen, name: &str, summary: &Summary) -> String {
     let examples = examples(screen, summary, used);
     let only = if c.denied + c.ungranted > 0 { " --denied" } else { "" };
     let audit = Text::from(summary.audit.as_path()).shown();
-    let end = match summary.ending {
-        Ending::Signal(signal) => format!("; ended by signal {signal}"),
-        Ending::Code(_) => String::new(),
+    let end = match (summary.ending, summary.cause) {
+        (Ending::Signal(signal), None) => format!("; ended by signal {signal}"),
+        _ => String::new(),
     };
+    let cause = summary.cause.map_or_else(String::new, |cause| {
+        let said = screen.paint(Ink::Bad, &format!("skep: ended by skepd: {cause}"));
+        format!("{said}\n      {}\n", cause.advice())
+    });
     format!(
-        "{start}{refused}{lost}{examples}\nskep: audit: skep audit {}{only}   ({audit}){end}",
+        "{cause}{start}{refused}{lost}{examples}\nskep: audit: skep audit {}{only}   ({audit}){end}",
         foreign(name)
     )
 }
@@ -75,12 +82,16 @@ pub fn json(name: &str, summary: &Summary) -> String {
         Ending::Signal(signal) => Some(signal),
         Ending::Code(_) => None,
     };
+    let cause = summary
+        .cause
+        .map(|cause| json!({ "code": cause.code(), "message": cause.to_string(), "advice": cause.advice() }));
     json!({
         "v": 1,
         "event": "ended",
         "sandbox": Text::from(name),
         "exit": exit_code(summary.ending),
         "signal": signal,
+        "cause": cause,
         "counters": summary.counters,
         "denials": denials,
         "audit": Text::from(summary.audit.as_path()),
@@ -90,7 +101,7 @@ pub fn json(name: &str, summary: &Summary) -> String {
 
 #[cfg(test)]
 mod tests {
-    use skep_runtime::protocol::Denial;
+    use skep_runtime::protocol::{Cause, Denial};
 
     use super::*;
 
@@ -101,6 +112,7 @@ mod tests {
     fn summary() -> Summary {
         Summary {
             ending: Ending::Code(0),
+            cause: None,
             counters: Counters {
                 executed: 41,
                 changed: 7,
@@ -135,6 +147,21 @@ mod tests {
                 "{line}: cargo xtask picture takes it anew"
             );
         }
+    }
+
+    #[test]
+    fn a_run_that_skepd_ended_begins_its_end_with_why_and_what_to_do() {
+        let ended_by = |cause| {
+            let summary = Summary { ending: Ending::Signal(9), cause: Some(cause), ..summary() };
+            (lines(&Screen::default(), "bee", &summary), json("bee", &summary))
+        };
+        let (text, json) = ended_by(Cause::Share { bytes: 256 << 20 });
+        let said = "skep: ended by skepd: its records have used up its share of the audit (256MiB)\n      run it again";
+        assert!(text.starts_with(said) && text.lines().count() == 4, "{text}");
+        assert!(!text.contains("signal") && text.contains("SKEP_AUDIT_SIZE"), "{text}");
+        assert!(json.contains(r#""code":"audit-share""#), "{json}");
+        let (text, _) = ended_by(Cause::WallClock { milliseconds: 900_000 });
+        assert!(text.starts_with("skep: ended by skepd: its time is over (900s)\n"), "{text}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! log usable for when there is space again; a failed write-back (after which the kernel may have dropped the
 //! pages, since Linux 4.13 reported once) makes every later append fail until the log is opened anew.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use skep_policy::units::Bytes;
 
 use super::anchor::{Anchor, Keeper};
 use super::chain::seal;
@@ -58,15 +60,47 @@ pub struct Options {
 impl Default for Options {
     /// 64 MiB or a day a segment, 1 GiB or 90 days in all, an anchor every 4,096 records or second.
     fn default() -> Self {
+        Self::keeping(1 << 30)
+    }
+}
+
+/// The variable in skepd's environment that says how much is kept, like `4GiB`.
+pub const AUDIT_SIZE: &str = "SKEP_AUDIT_SIZE";
+
+/// The least that may be kept: a share of it must hold the longest record.
+const LEAST_SIZE: Bytes = Bytes(4 * LONGEST_LINE as u64);
+
+impl Options {
+    /// The usual ones, with as much kept as [`AUDIT_SIZE`] says if it is there.
+    ///
+    /// # Errors
+    /// When it is no size, or too small.
+    pub fn of_size(size: Option<&OsStr>) -> Result<Self, AuditError> {
+        let Some(size) = size.filter(|size| !size.is_empty()) else { return Ok(Self::default()) };
+        let shown = size.to_string_lossy();
+        match Bytes::parse(&shown) {
+            Ok(size) if size >= LEAST_SIZE => Ok(Self::keeping(size.0)),
+            Ok(_) => Err(AuditError::Size(shown.into_owned(), format!("at least {LEAST_SIZE} are needed"))),
+            Err(why) => Err(AuditError::Size(shown.into_owned(), why)),
+        }
+    }
+
+    fn keeping(retain_bytes: u64) -> Self {
         const DAY: Duration = Duration::from_secs(86_400);
         Self {
-            segment_bytes: 64 << 20,
+            segment_bytes: retain_bytes / 16,
             segment_age: DAY,
-            retain_bytes: 1 << 30,
+            retain_bytes,
             retain_age: 90 * DAY,
             anchor_records: 4096,
             anchor_every: Duration::from_secs(1),
         }
+    }
+
+    /// What the records of one sandbox may take of what is kept: a quarter.
+    #[must_use]
+    pub fn share(&self) -> u64 {
+        self.retain_bytes / 4
     }
 }
 
@@ -341,6 +375,9 @@ fn encode(
         serde_json::to_writer(&mut *buffer, &line).map_err(AuditError::Encode)?;
         if buffer.len() - from + 128 <= LONGEST_LINE {
             let hash = seal(&head.hash, buffer, from);
+            if let Some(origin) = &record.origin {
+                origin.share.take((buffer.len() - from) as u64);
+            }
             return Ok(Link { seq, hash });
         }
     }
@@ -440,5 +477,22 @@ mod tests {
         let last = text.lines().last().unwrap();
         assert!(last.len() < LONGEST_LINE && last.contains(r#""cut":{"arguments":5000}"#));
         assert!(last.contains(r#""of":300"#));
+    }
+
+    #[test]
+    fn how_much_is_kept_is_said_with_its_unit_and_is_enough_for_a_share() {
+        let size = |text: &str| Options::of_size(Some(OsStr::new(text)));
+        let usual = Options::of_size(None).unwrap();
+        assert_eq!((usual.retain_bytes, usual.segment_bytes, usual.share()), (1 << 30, 64 << 20, 256 << 20));
+        assert_eq!(size("").unwrap().retain_bytes, usual.retain_bytes);
+        let small = size("4MiB").unwrap();
+        assert_eq!((small.retain_bytes, small.segment_bytes, small.share()), (4 << 20, 256 << 10, 1 << 20));
+        assert_eq!(
+            size("3MiB").unwrap_err().to_string(),
+            "SKEP_AUDIT_SIZE is \"3MiB\": at least 4MiB are needed"
+        );
+        for wrong in ["4", "4MB", "lots", "\u{1b}[2J"] {
+            assert!(matches!(size(wrong), Err(AuditError::Size(..))), "{wrong}");
+        }
     }
 }

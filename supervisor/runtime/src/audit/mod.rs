@@ -35,6 +35,7 @@ mod record;
 mod redact;
 mod segment;
 mod shapes;
+mod share;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -42,11 +43,12 @@ mod text;
 mod verify;
 
 pub use clock::{parse_rfc3339, rfc3339};
-pub use log::{Durability, Log, Options, Seq};
+pub use log::{AUDIT_SIZE, Durability, Log, Options, Seq};
 pub use read::{Entry, Filter, ReadError, Reader, read};
 pub use record::*;
 pub use redact::{Redactor, RedactorError, looks_secret};
 pub use segment::LONGEST_LINE;
+pub use share::Share;
 pub use text::Text;
 pub use verify::{Broken, Place, Problem, Report, verify};
 
@@ -80,6 +82,9 @@ pub enum AuditError {
     /// The record does not fit in a line even with every text cut.
     #[error("a record is longer than {LONGEST_LINE} bytes")]
     TooLong,
+    /// [`AUDIT_SIZE`] is no size, or too small a one.
+    #[error("{AUDIT_SIZE} is {0:?}: {1}")]
+    Size(String, String),
     /// The record cannot be encoded.
     #[error("cannot encode a record: {0}")]
     Encode(serde_json::Error),

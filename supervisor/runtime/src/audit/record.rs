@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use skep_policy::decision::Decision;
 
 use super::redact::Redactor;
+use super::share::Share;
 use super::text::Text;
 use crate::hex::hex;
 
@@ -47,13 +48,16 @@ impl Record {
     }
 }
 
-/// What every record of one sandbox repeats, and the secrets that must not be in any of them.
-#[derive(Clone, Debug)]
+/// What every record of one sandbox repeats, the secrets that must not be in any of them, and how long all of them
+/// together may be.
+#[derive(Debug)]
 pub struct Origin {
     /// The repeated fields.
     pub sandbox: Sandbox,
     /// Redacts what is written about this sandbox.
     pub redactor: Redactor,
+    /// What its records may take of the log.
+    pub share: Share,
 }
 
 /// The sandbox a record is about.
@@ -341,7 +345,7 @@ pub struct Lost {
 /// Body of `end`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// How: `exit 0`, `signal 9`, `launch failed`, `killed: audit is full`, …
+    /// How: `exit 0`, `signal 9`, `launch failed: …`, `killed: …` with why skepd ended it.
     pub status: Text,
     /// Wall-clock milliseconds.
     pub milliseconds: u64,

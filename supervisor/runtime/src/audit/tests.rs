@@ -12,6 +12,10 @@ fn state() -> tempfile::TempDir {
 }
 
 fn origin(name: &str, owner: u32) -> Arc<Origin> {
+    with_share(name, owner, u64::MAX)
+}
+
+fn with_share(name: &str, owner: u32, share: u64) -> Arc<Origin> {
     let sandbox = Sandbox {
         id: format!("{name}-1"),
         name: name.into(),
@@ -21,7 +25,7 @@ fn origin(name: &str, owner: u32) -> Arc<Origin> {
         weaker: None,
     };
     let secret = ("API_KEY".to_owned(), b"hunter2hunter2".to_vec());
-    Arc::new(Origin { sandbox, redactor: Redactor::new([secret]).unwrap() })
+    Arc::new(Origin { sandbox, redactor: Redactor::new([secret]).unwrap(), share: Share::of(share) })
 }
 
 fn open_of(path: &str) -> Body {
@@ -286,6 +290,27 @@ fn rotation_keeps_the_chain_and_retention_is_told_from_deletion() {
     fs::remove_file(segment(dir.path(), numbers[0])).unwrap();
     let broken = verify(dir.path()).unwrap_err();
     assert!(matches!(broken.problem, Problem::SegmentsMissing { first: 1, .. }), "{broken}");
+}
+
+#[test]
+fn every_byte_of_a_sandboxs_lines_counts_to_its_share_and_nobody_elses_does() {
+    let line = || {
+        let dir = state();
+        let mut log = Log::open(dir.path(), Options::default()).unwrap();
+        let before = fs::metadata(log.path()).unwrap().len();
+        log.append(Record::of(&origin("bee", 1000), open_of("/w")), Durability::Buffered).unwrap();
+        fs::metadata(log.path()).unwrap().len() - before
+    };
+    let (bee, wasp) = (with_share("bee", 1000, 3 * line()), with_share("wasp", 1000, 1));
+    let dir = state();
+    let mut log = Log::open(dir.path(), Options::default()).unwrap();
+    let (used_up, others) = (bee.share.used_up(), wasp.share.used_up());
+    for number in 1..=4 {
+        log.append(Record::general(open_of("/w")), Durability::Buffered).unwrap();
+        log.append(Record::of(&bee, open_of("/w")), Durability::Buffered).unwrap();
+        assert_eq!(*used_up.borrow(), number >= 3, "{number}");
+    }
+    assert!(!*others.borrow());
 }
 
 #[test]
