@@ -9,6 +9,9 @@ pub const REPORT_READS: u32 = 1;
 pub const REPORT_MISSING: u32 = 2;
 /// Some rule opens any port of a name, or the rules name more ports than fit: the gateway alone judges them.
 pub const ANY_PORT: u32 = 4;
+/// Report nothing of files before the sandbox has executed its first program, refused executions apart: until then
+/// it is being built, and no rule is about that.
+pub const BUILT_FIRST: u32 = 8;
 
 /// Ports that [`Settings`] have room for.
 pub const PORTS: usize = 20;
@@ -17,7 +20,7 @@ pub const PORTS: usize = 20;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub struct Settings {
-    /// `REPORT_*` bits and [`ANY_PORT`].
+    /// `REPORT_*` bits, [`ANY_PORT`] and [`BUILT_FIRST`].
     pub flags: u32,
     /// The sandbox's own IPv4 address, in host byte order; 0 for none.
     pub own_v4: u32,
@@ -42,6 +45,8 @@ impl Settings {
 pub struct Counts {
     /// Successful opens for reading.
     pub reads: u64,
+    /// Programs executed.
+    pub executed: u64,
     /// Connects and datagrams that were let through: without one, nothing can have reached the gateway.
     pub sent: u64,
     /// Bytes of the ring that records of this sandbox took; see [`crate::quota`].
@@ -63,7 +68,7 @@ pub struct Place {
 }
 
 const _: () = assert!(size_of::<Settings>() == 64);
-const _: () = assert!(size_of::<Counts>() == 32);
+const _: () = assert!(size_of::<Counts>() == 40);
 const _: () = assert!(size_of::<Place>() == 24);
 
 #[cfg(test)]

@@ -34,9 +34,6 @@ pub fn record(registry: &Registry, absence: &mut Absence, event: Event, records:
     };
     let Some(live) = registry.of_cgroup(task.cgroup) else { return };
     let at = task.time_ns;
-    if is_of_the_launch(&live, &event) {
-        return;
-    }
     let body = match event {
         Event::Exec(exec) => Some(executed(&live, exec)),
         Event::Exit(exit) => Some(ended(&exit.task, exit.status)),
@@ -47,18 +44,6 @@ pub fn record(registry: &Registry, absence: &mut Absence, event: Event, records:
         Event::Overflowed { .. } | Event::Lost { .. } | Event::Malformed { .. } => None,
     };
     records.extend(body.map(|body| Record::of(&live.origin, body).at(at)));
-}
-
-/// Is this work of the keeper on the sandbox? It makes mount points and writes id maps in the sandbox's cgroup,
-/// and no rule of the agent's is about that. The agent's first instruction follows the first successful exec;
-/// before that, a refused one is all that concerns anybody. The ring keeps that order.
-fn is_of_the_launch(live: &Live, event: &Event) -> bool {
-    let is_ours = match event {
-        Event::Opened(_) | Event::Changed(_) => true,
-        Event::Refused(call) => operation(call.name(), call.argument) != FileOp::Exec,
-        _ => false,
-    };
-    is_ours && live.progress().counters.executed == 0
 }
 
 /// A sandbox had more to tell than it has room for: its loss, and nobody else's.

@@ -183,7 +183,8 @@ impl Supervisor {
     pub fn admit(&self, cgroup: u64, egress: &Rules) -> Result<(), BpfError> {
         let Network { v4: own_v4, v6: own_v6, .. } = Network::OF_A_SANDBOX;
         let ports = egress.ports();
-        let settings = Settings { own_v4, own_v6, ports, report_reads: false, report_missing: true };
+        let settings =
+            Settings { own_v4, own_v6, ports, report_reads: false, report_missing: true, built_first: true };
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).admit(cgroup, &settings)
     }
 

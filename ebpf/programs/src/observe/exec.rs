@@ -5,7 +5,7 @@ use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use skep_ebpf_abi::record::*;
 
-use crate::emit::Ticket;
+use crate::emit::{Ticket, count};
 use crate::kernel::{current, offset, read};
 use crate::maps::SANDBOXES;
 use crate::text::{Text, begin, describe};
@@ -18,6 +18,7 @@ pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     if SANDBOXES.get_ptr(&cgroup).is_none() {
         return 0;
     }
+    count(cgroup, |counts| unsafe { &raw mut (*counts).executed });
     let Some(ticket) = Ticket::take(cgroup, EXEC) else { return 0 };
     let old_pid: i32 = ctx.arg(1);
     if !write::<SMALL_TEXT, { SMALL_LIMIT as u64 - 1 }, { SMALL_PIECE as u64 }>(&ticket, old_pid, false) {

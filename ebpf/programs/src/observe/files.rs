@@ -4,17 +4,19 @@
 //! the seccomp filter kills them. A path in user memory is what the task *claimed*: it may have changed since
 //! the kernel read it, so successful opens are reported by the file the kernel opened.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_probe_read_user_str};
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
 use skep_ebpf_abi::record::*;
-use skep_ebpf_abi::settings::{REPORT_MISSING, REPORT_READS, Settings};
+use skep_ebpf_abi::settings::{BUILT_FIRST, REPORT_MISSING, REPORT_READS, Settings};
 use skep_ebpf_abi::syscalls::*;
 
 use crate::emit::{Ticket, count};
 use crate::kernel::{current, offset, read};
-use crate::maps::{SANDBOXES, SYSCALLS};
+use crate::maps::{COUNTS, SANDBOXES, SYSCALLS};
 use crate::text::{Text, begin, describe};
 
 const AT_FDCWD: i32 = -100;
@@ -85,6 +87,9 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
 fn report(cgroup: u64, settings: *const Settings, call: &Call) {
     // SAFETY: a value of a map, alive while the program runs.
     let flags = unsafe { (*settings).flags };
+    if flags & BUILT_FIRST != 0 && call.shape.class != CLASS_EXEC && !has_executed(cgroup) {
+        return;
+    }
     if call.result < 0 {
         if is_refusal(call, flags) {
             send(cgroup, REFUSED, call);
@@ -100,6 +105,13 @@ fn report(cgroup: u64, settings: *const Settings, call: &Call) {
         CLASS_BIND if is_unix(call) => send(cgroup, CHANGED, call),
         _ => {}
     }
+}
+
+/// Has the sandbox executed a program yet.
+#[inline(always)]
+fn has_executed(cgroup: u64) -> bool {
+    // SAFETY: a value of a map, alive while the program runs.
+    COUNTS.get_ptr(&cgroup).is_some_and(|counts| unsafe { read_volatile(&raw const (*counts).executed) } > 0)
 }
 
 /// Is this a failure that a rule of ours may have caused.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, RawTracePoint};
 use aya::{Ebpf, EbpfLoader};
-use skep_ebpf_abi::settings::{self, ANY_PORT, PORTS, REPORT_MISSING, REPORT_READS};
+use skep_ebpf_abi::settings::{self, ANY_PORT, BUILT_FIRST, PORTS, REPORT_MISSING, REPORT_READS};
 use skep_ebpf_abi::syscalls;
 
 use super::ledger::found;
@@ -51,6 +51,8 @@ pub struct Settings {
     pub report_reads: bool,
     /// Report opens and executions that answered ENOENT: what a path nobody granted answers.
     pub report_missing: bool,
+    /// Report nothing of files before its first program is executed, refused executions apart.
+    pub built_first: bool,
 }
 
 impl Settings {
@@ -63,7 +65,8 @@ impl Settings {
         bytemuck::cast(settings::Settings {
             flags: bit(self.report_reads, REPORT_READS)
                 | bit(self.report_missing, REPORT_MISSING)
-                | bit(named.is_none(), ANY_PORT),
+                | bit(named.is_none(), ANY_PORT)
+                | bit(self.built_first, BUILT_FIRST),
             own_v4: self.own_v4.to_bits(),
             own_v6: words(self.own_v6),
             ports,
@@ -249,7 +252,14 @@ mod tests {
     fn more_ports_than_fit_are_left_to_the_gateway() {
         let encoded = |ports: Option<BTreeSet<u16>>| -> settings::Settings {
             let (own_v4, own_v6) = (Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
-            let settings = Settings { own_v4, own_v6, ports, report_reads: false, report_missing: false };
+            let settings = Settings {
+                own_v4,
+                own_v6,
+                ports,
+                report_reads: false,
+                report_missing: false,
+                built_first: false,
+            };
             bytemuck::cast(settings.encode())
         };
         let few = encoded(Some((1..=20).collect()));

@@ -1,8 +1,10 @@
 //! Opens, refusals and changes.
 
-use skep_kernel::bpf::{Call, Event, Named, Opened};
+use std::process::Command;
 
-use crate::rig::{Rig, bytes};
+use skep_kernel::bpf::{Call, Event, Named, Opened, Settings};
+
+use crate::rig::{Rig, bytes, settings};
 
 fn opened(events: &[Event]) -> Vec<&Opened> {
     events
@@ -170,4 +172,24 @@ fn as_root_a_refused_path_socket_is_reported_with_its_path() {
     assert_eq!(call.errno, libc::ENOENT);
     let claimed = call.first.claimed.as_ref().unwrap();
     assert!(claimed.bytes.starts_with(bytes(&path)), "{claimed:?}");
+}
+
+#[test]
+fn as_root_what_comes_before_the_first_program_is_not_reported_where_it_builds_the_sandbox() {
+    // The shell of `command_inside` is in the sandbox before it becomes the command.
+    let script = r#"echo $$ > "$0"; : > before; exec ./missing-program; exec "$@""#;
+    for built_first in [false, true] {
+        let mut rig = Rig::new(false);
+        rig.programs.admit(rig.cgroup, &Settings { built_first, ..settings(false) }).unwrap();
+        let command = rig.command_inside(Command::new("sh").args(["-c", ": > after"]));
+        let mut arguments: Vec<_> = command.get_args().collect();
+        arguments[1] = script.as_ref();
+        let output =
+            Command::new("bash").arg("-O").arg("execfail").args(arguments).current_dir(rig.path("")).output();
+        assert!(output.unwrap().status.success());
+        let events = rig.events();
+        let wrote = |name| opened(&events).iter().any(|file| file.file.path.path == bytes(&rig.path(name)));
+        assert_eq!((wrote("before"), wrote("after")), (!built_first, true));
+        assert!(refused(&events).iter().any(|call| call.name() == "execve"), "{events:?}");
+    }
 }

@@ -126,6 +126,7 @@ pub(crate) fn settings(report_reads: bool) -> Settings {
         ports: None,
         report_reads,
         report_missing: true,
+        built_first: false,
     }
 }
 
