@@ -156,8 +156,10 @@ fn the_closing_lines_do_not_follow_an_unfinished_line() -> Outcome {
 fn in_terminal(skep: &Skep, script: &str, typing: &str) -> anyhow::Result<process::Finished> {
     let sandboxed = skep.shell(script).command();
     let mut command = Command::new("/bin/bash");
-    let outer =
-        "printf -v line '%q ' \"${@:2}\"; eval \"$1\" | SHELL=/bin/bash script -qec \"$line\" /dev/null";
+    // What types stays until the end: `script` passes on that nobody types any more, and the terminal shows it.
+    let outer = "printf -v line '%q ' \"${@:2}\"; rm -f over; \
+        { eval \"$1\"; until test -e over; do sleep 0.05; done; } \
+        | { SHELL=/bin/bash script -qec \"$line\" /dev/null; code=$?; : > over; exit $code; }";
     command
         .args(["-c", outer, "bash", typing])
         .arg(sandboxed.get_program())
