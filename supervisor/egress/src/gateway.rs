@@ -87,8 +87,9 @@ async fn read(channel: &AsyncChannel, shared: &Rc<Shared>) -> Result<(), Gateway
         let request = tokio::select! {
             request = channel.receive() => request?,
             Some(done) = tasks.join_next() => {
-                let sandbox = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                let sandbox: String = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
                 served.remove(&sandbox);
+                shared.recorder.forget(&sandbox);
                 shared.recorder.say(GatewayEvent::Dismissed { sandbox });
                 continue;
             }

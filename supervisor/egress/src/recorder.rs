@@ -12,15 +12,26 @@ use crate::judge::Verdict;
 /// Most events that wait for `skepd` to read them before nothing new is taken from any sandbox.
 const BACKLOG: usize = 4096;
 
+/// Most verdicts that `skepd` has not answered, likewise: it answers none that it cannot write down.
+const UNANSWERED: usize = 4 * BACKLOG;
+
 /// Numbers the events of this gateway and matches the answers to them.
 #[derive(Debug)]
 pub struct Recorder {
     next: Cell<u64>,
-    /// Who waits for each verdict that is not written down yet.
-    waiting: RefCell<HashMap<u64, Vec<oneshot::Sender<()>>>>,
+    /// The verdicts that are not written down yet.
+    waiting: RefCell<HashMap<u64, Unanswered>>,
     outbox: mpsc::UnboundedSender<GatewayEvent>,
     backlog: Cell<usize>,
     relief: Notify,
+}
+
+/// A verdict that is not written down yet.
+#[derive(Debug)]
+struct Unanswered {
+    sandbox: String,
+    /// Who waits for it.
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
 /// `skepd` answered an event that was never sent.
@@ -54,22 +65,37 @@ impl Recorder {
     /// An event has left the queue.
     pub fn sent(&self) {
         self.backlog.set(self.backlog.get().saturating_sub(1));
-        if self.backlog.get() < BACKLOG {
+        self.relieve();
+    }
+
+    /// Waits until the queue has room, and enough has been answered.
+    pub async fn room(&self) {
+        while !self.has_room() {
+            self.relief.notified().await;
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.backlog.get() < BACKLOG && self.waiting.borrow().len() < UNANSWERED
+    }
+
+    fn relieve(&self) {
+        if self.has_room() {
             self.relief.notify_waiters();
         }
     }
 
-    /// Waits until the queue has room.
-    pub async fn room(&self) {
-        while self.backlog.get() >= BACKLOG {
-            self.relief.notified().await;
-        }
+    /// Forgets what a sandbox still waits for. All of it has ended: nobody asks for these numbers any more.
+    pub fn forget(&self, sandbox: &str) {
+        self.waiting.borrow_mut().retain(|_, unanswered| unanswered.sandbox != sandbox);
+        self.relieve();
     }
 
     /// Tells a verdict. The number is for [`Recorder::written`].
     pub fn tell(&self, sandbox: &str, subject: Subject, verdict: Verdict) -> u64 {
         let number = self.next.replace(self.next.get() + 1);
-        self.waiting.borrow_mut().insert(number, Vec::new());
+        let unanswered = Unanswered { sandbox: sandbox.to_owned(), waiting: Vec::new() };
+        self.waiting.borrow_mut().insert(number, unanswered);
         self.say(GatewayEvent::Judged {
             number,
             sandbox: sandbox.to_owned(),
@@ -91,7 +117,7 @@ impl Recorder {
     pub async fn written(&self, number: u64) {
         let (written, wait) = oneshot::channel();
         match self.waiting.borrow_mut().get_mut(&number) {
-            Some(others) => others.push(written),
+            Some(unanswered) => unanswered.waiting.push(written),
             None => return,
         }
         if wait.await.is_err() {
@@ -115,10 +141,12 @@ impl Recorder {
         if number >= self.next.get() {
             return Err(NeverSent(number));
         }
-        for written in self.waiting.borrow_mut().remove(&number).into_iter().flatten() {
+        let answered = self.waiting.borrow_mut().remove(&number);
+        for written in answered.into_iter().flat_map(|answered| answered.waiting) {
             // Whoever waited may have been cut meanwhile.
             let _cut = written.send(());
         }
+        self.relieve();
         Ok(())
     }
 }
@@ -199,6 +227,23 @@ mod tests {
         assert!(futures_pending(room.as_mut()).await);
         recorder.sent();
         room.await;
+    }
+
+    #[tokio::test]
+    async fn what_is_never_answered_stops_what_waits_for_room_and_goes_with_its_sandbox() {
+        let (recorder, _events) = Recorder::new();
+        for _ in 0..UNANSWERED {
+            recorder.tell("s", subject(), Verdict::denied("why"));
+            recorder.sent();
+        }
+        let other = recorder.tell("other", subject(), Verdict::denied("why"));
+        recorder.sent();
+        let room = recorder.room();
+        tokio::pin!(room);
+        assert!(futures_pending(room.as_mut()).await);
+        recorder.forget("s");
+        room.await;
+        assert!(!recorder.is_written(other) && recorder.waiting.borrow().len() == 1);
     }
 
     /// Whether one poll leaves a future pending.
