@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use skep_kernel::seqpacket::ChannelError;
@@ -75,12 +75,16 @@ pub enum GatewayError {
 pub struct Gateways {
     program: PathBuf,
     recorder: Arc<Recorder>,
-    by_owner: Mutex<HashMap<u32, mpsc::Sender<Command>>>,
+    idle: Duration,
+    /// The ways to the actors. An actor ends when nobody has a way to it any more, so that nothing is ever said to one
+    /// that has ended; and this is none.
+    by_owner: Mutex<HashMap<u32, mpsc::WeakSender<Command>>>,
 }
 
 #[derive(Debug)]
 enum Command {
-    Serve(Service, oneshot::Sender<Result<(), GatewayError>>),
+    /// With the way by which it came: the actor keeps it for as long as it serves anybody.
+    Serve(Service, mpsc::Sender<Command>, oneshot::Sender<Result<(), GatewayError>>),
     Dismiss(String, oneshot::Sender<()>),
 }
 
@@ -88,7 +92,7 @@ impl Gateways {
     /// None yet; `program` is skep-egress.
     #[must_use]
     pub fn new(program: PathBuf, recorder: Arc<Recorder>) -> Self {
-        Self { program, recorder, by_owner: Mutex::default() }
+        Self { program, recorder, idle: IDLE, by_owner: Mutex::default() }
     }
 
     /// Has the owner's gateway serve a sandbox; when this returns, packets may arrive.
@@ -97,22 +101,17 @@ impl Gateways {
     /// When no gateway can be had.
     pub async fn serve(&self, owner: u32, service: Service) -> Result<(), GatewayError> {
         let (answer, answered) = oneshot::channel();
-        let mut command = Command::Serve(service, answer);
-        // A gateway that is just leaving for want of work does not take the command; a second one is new.
-        for _ in 0..2 {
-            match self.actor(owner).send(command).await {
-                Ok(()) => return answered.await.unwrap_or(Err(GatewayError::Silent("ended"))),
-                Err(returned) => command = returned.0,
-            }
+        let actor = self.actor(owner);
+        match actor.send(Command::Serve(service, actor.clone(), answer)).await {
+            Ok(()) => answered.await.unwrap_or(Err(GatewayError::Silent("failed"))),
+            Err(_failed) => Err(GatewayError::Silent("failed")),
         }
-        Err(GatewayError::Silent("ended"))
     }
 
     /// Has the gateway let go of a sandbox whose processes are gone: what they sent has been delivered, or was
     /// given up, and everything there is to say of it is written down when this returns.
     pub async fn dismiss(&self, owner: u32, sandbox: &str) {
-        let actor = self.by_owner.lock().unwrap_or_else(PoisonError::into_inner).get(&owner).cloned();
-        let Some(actor) = actor else { return };
+        let Some(actor) = self.by_owner().get(&owner).and_then(mpsc::WeakSender::upgrade) else { return };
         let (done, is_done) = oneshot::channel();
         // A gateway that ended has closed everything, and so has an actor.
         if actor.send(Command::Dismiss(sandbox.to_owned(), done)).await.is_ok()
@@ -122,10 +121,14 @@ impl Gateways {
         }
     }
 
+    fn by_owner(&self) -> MutexGuard<'_, HashMap<u32, mpsc::WeakSender<Command>>> {
+        self.by_owner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn actor(&self, owner: u32) -> mpsc::Sender<Command> {
-        let mut by_owner = self.by_owner.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(actor) = by_owner.get(&owner).filter(|actor| !actor.is_closed()) {
-            return actor.clone();
+        let mut by_owner = self.by_owner();
+        if let Some(actor) = by_owner.get(&owner).and_then(mpsc::WeakSender::upgrade) {
+            return actor;
         }
         let (sender, commands) = mpsc::channel(16);
         let actor = Actor {
@@ -134,9 +137,11 @@ impl Gateways {
             services: BTreeMap::new(),
             leaving: HashMap::new(),
             restarts: Vec::new(),
+            way: None,
+            idle: self.idle,
         };
         tokio::spawn(actor.live(commands));
-        by_owner.insert(owner, sender.clone());
+        by_owner.insert(owner, sender.downgrade());
         sender
     }
 }
@@ -150,6 +155,9 @@ struct Actor {
     /// are served.
     leaving: HashMap<String, oneshot::Sender<()>>,
     restarts: Vec<Instant>,
+    /// Kept from the first sandbox until it has been idle for its time.
+    way: Option<mpsc::Sender<Command>>,
+    idle: Duration,
 }
 
 impl Actor {
@@ -157,13 +165,13 @@ impl Actor {
         let mut gateway: Option<Helper> = None;
         loop {
             let next = tokio::select! {
-                command = timeout(IDLE, commands.recv()) => Next::Command(command),
+                command = timeout(self.idle, commands.recv()) => Next::Command(command),
                 event = next_event(gateway.as_ref()) => Next::Event(event),
             };
             match next {
                 Next::Command(Ok(Some(command))) => self.obey(&mut gateway, command).await,
                 Next::Command(Ok(None)) => return,
-                Next::Command(Err(_idle)) if self.services.is_empty() => return,
+                Next::Command(Err(_idle)) if self.services.is_empty() => self.way = None,
                 Next::Command(Err(_idle)) => {}
                 Next::Event(Ok(Some(event))) => self.hear(gateway.as_ref(), event).await,
                 Next::Event(ended) => {
@@ -179,7 +187,8 @@ impl Actor {
 
     async fn obey(&mut self, gateway: &mut Option<Helper>, command: Command) {
         match command {
-            Command::Serve(service, answer) => {
+            Command::Serve(service, way, answer) => {
+                self.way = Some(way);
                 let id = service.sandbox.clone();
                 let result = self.take_on(gateway, &service).await;
                 if result.is_ok() {
@@ -297,5 +306,46 @@ async fn next_event(gateway: Option<&Helper>) -> Result<Option<GatewayEvent>, Ch
     match gateway {
         Some(gateway) => Ok(gateway.channel.receive().await?.map(|(event, _)| event)),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use super::*;
+    use crate::audit::{Log, Options};
+    use crate::registry::Registry;
+
+    fn service() -> Service {
+        let socket = || OwnedFd::from(File::open("/dev/null").unwrap());
+        Service {
+            sandbox: "s".to_owned(),
+            rules: Rules::default(),
+            own: (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
+            upstreams: Vec::new(),
+            sockets: std::array::from_fn(|_| socket()),
+        }
+    }
+
+    /// Its time to leave comes between the moment it is found and the moment it is asked.
+    #[tokio::test]
+    async fn a_gateway_that_was_about_to_leave_answers_and_leaves_when_nobody_needs_it() {
+        const OWNER: u32 = 1000;
+        let state = tempfile::tempdir().unwrap();
+        let log = Log::open(state.path(), Options::default()).unwrap();
+        let recorder = Arc::new(Recorder::new(log, Arc::new(Registry::default())));
+        let idle = Duration::from_millis(1);
+        let gateways = Gateways { idle, ..Gateways::new("/no/such/program".into(), recorder) };
+        let actor = gateways.actor(OWNER);
+        tokio::time::sleep(50 * idle).await;
+        let (answer, answered) = oneshot::channel();
+        actor.send(Command::Serve(service(), actor.clone(), answer)).await.unwrap();
+        assert!(matches!(answered.await.unwrap(), Err(GatewayError::Start(_))));
+        drop(actor);
+        while gateways.by_owner().get(&OWNER).is_some_and(|actor| actor.upgrade().is_some()) {
+            tokio::time::sleep(idle).await;
+        }
+        assert!(matches!(gateways.serve(OWNER, service()).await, Err(GatewayError::Start(_))));
     }
 }
