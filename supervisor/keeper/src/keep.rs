@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Isolate -> [PID 1 cloned] -> Isolated -> (waits) -> Launch -> Started -> Exited -> Gone
-//!    |               |                                   |         |
-//!    +-> Failed <----+-----------------------------------+         +-> Kill or end of the channel: all killed -> Gone
+//!    |               |                                   |
+//!    +-> Failed <----+-----------------------------------+    end of the channel, at any time: all killed
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -48,8 +48,8 @@ fn answer(channel: &Channel) -> Result<(), Failure> {
             let outside = launch::isolate(&network)?;
             let own: Vec<_> = outside.iter().map(AsFd::as_fd).chain([channel.as_fd()]).collect();
             let launched = launch::start(&sandbox, &place, &own)?;
-            let (agent, phase, waiting) = (None, Phase::Empty, Vec::new());
-            Keeper { channel, sandbox, place, launched, agent, phase, waiting, maps }.live(outside)
+            let (agent, phase) = (None, Phase::Empty);
+            Keeper { channel, sandbox, place, launched, agent, phase, maps }.live(outside)
         }
         Some((request, _)) => Err(unexpected(&request)),
         // Whoever started us is gone before saying what for.
@@ -81,8 +81,8 @@ enum Phase {
 enum End {
     /// PID 1 has ended: everything inside is gone.
     Init,
-    /// Whoever asked for the sandbox wants it ended.
-    Kill,
+    /// The keeper cannot go on, or was asked for what it does not do.
+    Broken,
     /// Whoever asked for it is gone.
     Orphaned,
     /// The launch failed.
@@ -103,8 +103,6 @@ struct Keeper<'a> {
     launched: Launched,
     agent: Option<Agent>,
     phase: Phase,
-    /// Signals that came before the agent's program ran.
-    waiting: Vec<i32>,
     maps: Maps,
 }
 
@@ -148,7 +146,6 @@ impl Keeper<'_> {
                 launch::hand_over(&mut self.launched, &self.sandbox, template, descriptors, maps)?;
                 Ok(None)
             }
-            Some((KeeperRequest::Kill, _)) => Ok(Some(End::Kill)),
             Some((request, _)) => Err(unexpected(&request)),
             // No sandbox is needed any more.
             None => Ok(Some(End::Orphaned)),
@@ -172,7 +169,7 @@ impl Keeper<'_> {
                 Ok(Some(end)) => return end,
                 Err(failure) if self.phase < Phase::Started => return End::Failed(failure),
                 // A sandbox whose keeper cannot do its work is ended rather than left alone.
-                Err(_) => return End::Kill,
+                Err(_) => return End::Broken,
             }
         }
     }
@@ -271,9 +268,6 @@ impl Keeper<'_> {
         // A mount namespace ends with its last member. If that were PID 1, its end would wait for every unmount;
         // so it is the keeper, after all has been told. Where it cannot, that wait is all that is lost.
         enter_mount_namespace_of(self.launched.init.pidfd.as_fd()).ok();
-        for signal in std::mem::take(&mut self.waiting) {
-            self.deliver(signal);
-        }
         if let Some(ending) = init_said {
             self.exited(ending);
         }
@@ -282,17 +276,14 @@ impl Keeper<'_> {
 
     fn obey(&mut self) -> Result<Option<End>, Failure> {
         match self.channel.receive::<KeeperRequest>() {
-            Ok(Some((KeeperRequest::Signal(number), _))) => {
-                match self.phase {
-                    Phase::Empty | Phase::Launching | Phase::Stopped => self.waiting.push(number),
-                    Phase::Started => self.deliver(number),
-                    Phase::Exited => {}
+            Ok(Some((KeeperRequest::Signal(number), _))) if self.phase >= Phase::Started => {
+                if self.phase == Phase::Started {
+                    self.deliver(number);
                 }
                 Ok(None)
             }
-            Ok(Some(_)) => Ok(Some(End::Kill)),
             Ok(None) | Err(ChannelError::Syscall(_)) => Ok(Some(End::Orphaned)),
-            Err(_) => Ok(Some(End::Kill)),
+            Ok(Some(_)) | Err(_) => Ok(Some(End::Broken)),
         }
     }
 
@@ -323,7 +314,7 @@ impl Keeper<'_> {
                 return Err(Failure::new(Stage::Init, "PID 1 ended during the launch", Errno::ECHILD));
             }
             End::Orphaned => return self.remove_cgroup(),
-            End::Init | End::Kill => {}
+            End::Init | End::Broken => {}
         }
         if self.phase == Phase::Started {
             self.exited(Ending::Signal(KILLED));

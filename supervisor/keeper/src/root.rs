@@ -5,9 +5,8 @@
 //!
 //! A **template** is a mount namespace in which the shared operations have been executed; a launch copies its
 //! mounts and lays its own over them. Its root tmpfs is one file system for all these launches: they add mount
-//! points to it (names that siblings of the same user and profile can see), never contents. Operations that must
-//! not be shared ([`RootOp::Proc`], [`RootOp::Tmpfs`], the changing half of [`RootOp::Devices`]) are put off to
-//! the launch even when they stand among the template's.
+//! points to it (names that siblings of the same user and profile can see), never contents. What must not be shared
+//! ([`RootOp::put_off`]) is left to the launch even when it stands among the template's.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,7 +19,7 @@ use skep_kernel::clone::unshare;
 use skep_kernel::mount::{
     Attributes, Change, Depth, attach, change, copy_tree, new_filesystem, replace_root,
 };
-use skep_policy::launch::{Ids, ObjectKind, Plan, RootOp, Stage};
+use skep_policy::launch::{Ids, ObjectKind, Plan, PutOff, RootOp, Stage};
 
 use crate::devices;
 use crate::failure::{At, Failure};
@@ -117,15 +116,13 @@ pub fn build(plan: &Plan, part: Part, sources: &mut Sources, ready: Ready<'_>) -
 impl Builder<'_> {
     /// An operation of the template: all of it, the half that can be shared, or the half that cannot.
     fn execute_shared(&mut self, op: &RootOp, sources: &mut Sources) -> Result<(), Failure> {
-        match (self.part, op) {
-            (Part::Whole, _) => self.execute(op, sources),
-            (Part::Shared, RootOp::Devices { .. }) => devices::nodes(&self.ground),
-            (Part::Shared, RootOp::Proc) => place::directory(&self.ground, Path::new("/proc")).map(drop),
-            (Part::Shared, RootOp::Tmpfs { at, .. }) => place::directory(&self.ground, at).map(drop),
-            (Part::Shared, _) => self.execute(op, sources),
-            (Part::Own, RootOp::Devices { shm_bytes }) => self.own_devices(*shm_bytes),
-            (Part::Own, RootOp::Proc | RootOp::Tmpfs { .. }) => self.execute(op, sources),
-            (Part::Own, _) => Ok(()),
+        match (self.part, op.put_off()) {
+            (Part::Whole, _) | (Part::Shared, None) => self.execute(op, sources),
+            (Part::Shared, Some(PutOff::Mount { at })) => place::directory(&self.ground, at).map(drop),
+            (Part::Shared, Some(PutOff::Devices { .. })) => devices::nodes(&self.ground),
+            (Part::Own, Some(PutOff::Mount { .. })) => self.execute(op, sources),
+            (Part::Own, Some(PutOff::Devices { shm_bytes })) => self.own_devices(shm_bytes),
+            (Part::Own, None) => Ok(()),
         }
     }
 

@@ -108,9 +108,9 @@ fn as_root_an_unsealed_or_foreign_plan_is_refused() {
 }
 
 #[test]
-fn as_root_a_kill_ends_everything() {
+fn as_root_a_request_out_of_turn_ends_everything() {
     let mut run = sleeping();
-    run.channel.send(&KeeperRequest::Kill, &[]).unwrap();
+    run.channel.send(&KeeperRequest::BuildTemplate, &[]).unwrap();
     run.expect(&KeeperEvent::Exited(Ending::Signal(9)));
     run.expect(&KeeperEvent::Gone);
     assert_eq!(processes(&run.cgroup), "");
@@ -118,12 +118,14 @@ fn as_root_a_kill_ends_everything() {
 }
 
 #[test]
-fn as_root_a_kill_during_the_launch_ends_everything() {
-    let mut run = launch(plan(&["sleep", "600"]), None);
-    run.channel.send(&KeeperRequest::Kill, &[]).unwrap();
-    run.expect(&KeeperEvent::Gone);
-    assert_eq!(processes(&run.cgroup), "");
-    run.keeper.wait().unwrap();
+fn as_root_a_signal_before_there_is_an_agent_ends_everything() {
+    let support::Waiting { mut helper, cgroup, .. } = support::waiting();
+    helper.channel.send(&KeeperRequest::Signal(libc::SIGCONT), &[]).unwrap();
+    let (event, _) = helper.channel.receive::<KeeperEvent>().unwrap().unwrap();
+    assert_eq!(event, failed(Stage::Plan, "Signal(18) out of turn", libc::EPROTO));
+    assert!(helper.channel.receive::<KeeperEvent>().unwrap().is_none());
+    assert_eq!(processes(&cgroup), "");
+    helper.child.wait().unwrap();
 }
 
 #[test]
@@ -183,9 +185,8 @@ fn as_root_what_the_agent_leaves_behind_dies_with_it() {
 }
 
 #[test]
-fn as_root_a_signal_reaches_the_agent_also_when_it_comes_early() {
+fn as_root_a_signal_reaches_the_agent() {
     let run = launch(shell("trap 'exit 7' TERM; while :; do sleep 0.01; done"), None);
-    run.channel.send(&KeeperRequest::Signal(libc::SIGCONT), &[]).unwrap();
     run.started();
     // The trap is not set at once.
     std::thread::sleep(Duration::from_millis(300));

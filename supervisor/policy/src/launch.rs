@@ -7,7 +7,7 @@
 //! these types may change freely; [`VERSION`] grows then, and tells where half of another build was installed.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -147,12 +147,33 @@ pub enum RootOp {
     },
 }
 
+/// What a template leaves to the launch that enters it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutOff<'a> {
+    /// Everything but the directory it is mounted on.
+    Mount {
+        /// That directory.
+        at: &'a Path,
+    },
+    /// What changes in `/dev`; its nodes are shared.
+    Devices {
+        /// Size limit of `/dev/shm` in bytes.
+        shm_bytes: u64,
+    },
+}
+
 impl RootOp {
-    /// Whether a launch that has entered a template has something of this operation left to do: what two sandboxes
-    /// must not share is put off to it, even where the operation stands among the template's.
+    /// What of this operation two sandboxes must not share: it is put off to the launch that has entered a template,
+    /// even where the operation stands among the template's.
     #[must_use]
-    pub fn is_put_off(&self) -> bool {
-        matches!(self, Self::Proc | Self::Tmpfs { .. } | Self::Devices { .. })
+    pub fn put_off(&self) -> Option<PutOff<'_>> {
+        match self {
+            Self::Proc => Some(PutOff::Mount { at: Path::new("/proc") }),
+            Self::Tmpfs { at, .. } => Some(PutOff::Mount { at }),
+            Self::Devices { shm_bytes } => Some(PutOff::Devices { shm_bytes: *shm_bytes }),
+            Self::Directory { .. } | Self::Symlink { .. } | Self::Content { .. } => None,
+            Self::Bind { .. } | Self::Pin { .. } | Self::Mask { .. } => None,
+        }
     }
 }
 
@@ -250,10 +271,9 @@ pub enum KeeperRequest {
         /// A template mount namespace is passed; of [`Plan::template`] only what is put off has to be there.
         template: bool,
     },
-    /// Send a signal to the agent (to the foreground process group of its terminal where it has one).
+    /// Send a signal to the agent (to the foreground process group of its terminal where it has one). Not before
+    /// [`KeeperEvent::Started`].
     Signal(i32),
-    /// End the sandbox at once.
-    Kill,
     /// Build a template mount namespace from [`Plan::template`] (memfd passed) and answer with it.
     BuildTemplate,
 }

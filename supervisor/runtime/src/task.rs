@@ -23,7 +23,7 @@ use skep_kernel::cgroup::SandboxCgroup;
 use skep_kernel::listener::Peer;
 use skep_kernel::memfd;
 use skep_kernel::seqpacket::ChannelError;
-use skep_policy::launch::{Ending, KeeperEvent, KeeperRequest, Network, Plan, RootOp, Stage};
+use skep_policy::launch::{Ending, KeeperEvent, KeeperRequest, Network, Plan, Stage};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -266,7 +266,7 @@ impl Sandbox {
     async fn hand_over(&mut self, streams: &[OwnedFd]) -> Result<(), Refusal> {
         self.write([Body::Start(self.start.clone())])?;
         let template = self.supervisor.templates.of(&self.supervisor, &self.plan).await?;
-        self.plan.template.retain(RootOp::is_put_off);
+        self.plan.template.retain(|op| op.put_off().is_some());
         let plan = postcard::to_stdvec(&self.plan).map_err(|_unencodable| internal("plan"))?;
         let plan = memfd::sealed("skep-plan", &plan).map_err(|error| launch("plan", &error))?;
         let mut descriptors = vec![plan.as_fd(), template.as_fd()];
