@@ -30,6 +30,12 @@ impl Record {
         &self.0["body"]
     }
 
+    /// The sandbox it is about.
+    #[must_use]
+    pub fn sandbox(&self) -> Option<&str> {
+        self.0["sandbox"]["id"].as_str()
+    }
+
     /// Something was refused, in the kernel or by the gateway.
     #[must_use]
     pub fn is_denial(&self) -> bool {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use skep_tests::Outcome;
+use skep_tests::audit::Record;
 use skep_tests::ground::{CANARY, Ground};
 use skep_tests::process::{kill_one, kill_tree, run, send, wait};
 use skep_tests::skep::Skep;
@@ -164,6 +165,90 @@ fn thirty_refusals_at_once_leave_nothing() -> Outcome {
     warm.nothing_is_left()
 }
 
+/// None of them takes an empty sandbox away from those who come next.
+#[test]
+fn refusals_for_a_name_leave_the_empty_sandboxes() -> Outcome {
+    let _turn = turn();
+    let warm = Warm::new()?;
+    let listed = run(&mut warm.skep.command(["ls", "--json"]), SETTLE)?.stdout;
+    let listed: serde_json::Value = serde_json::from_str(&listed)?;
+    let name = listed["name"].as_str().context("no name")?;
+    let keepers = || warm.skep.processes_named("skep-keeper");
+    let before = keepers()?;
+    for _ in 0..3 {
+        let refused = run(&mut warm.skep.command(["run", "--name", name, "--", "true"]), SETTLE)?;
+        ensure!(refused.stderr.contains("is running already"), "{}", refused.stderr);
+    }
+    ensure!(keepers()? == before, "{before:?} became {:?}", keepers()?);
+    warm.nothing_is_left()
+}
+
+/// A launch whose keeper hangs, in a daemon that was there already: it needs a template that nobody builds.
+struct Hanging {
+    skep: Skep,
+    before: Snapshot,
+    launch: Child,
+}
+
+/// Far below what a launch waits for its keeper by itself.
+const AT_ONCE: Duration = Duration::from_secs(15);
+
+impl Hanging {
+    fn new() -> anyhow::Result<Self> {
+        let script = "test -e \"$0.hangs\" && exec sleep 600; exec \"$0.real\" \"$@\"";
+        let skep = Skep::with_script("skep-keeper", script)?;
+        let before = Snapshot::take(skep.ground(), &[skep.runtime()])?;
+        ensure!(skep.run(["true"]).finish()?.code() == 0, "nothing hangs yet");
+        fs::write(skep.ground().beside("bin/skep-keeper.hangs"), "")?;
+        let profile = skep.ground().beside("other.toml");
+        let text = "schema = 1\nname = \"other\"\nuse = [\"workspace\"]\n[files]\nread = [\"/srv\"]\n";
+        fs::write(&profile, text)?;
+        let launch = skep.run(["true"]).profile(&profile).command().spawn()?;
+        let hanging = Self { skep, before, launch };
+        hanging.until("the launch begins", || Ok(hanging.listed()?.contains("preparing")))?;
+        Ok(hanging)
+    }
+
+    fn listed(&self) -> anyhow::Result<String> {
+        Ok(run(&mut self.skep.command(["ls", "--json"]), SETTLE)?.stdout)
+    }
+
+    fn until(&self, what: &str, condition: impl Fn() -> anyhow::Result<bool>) -> Outcome {
+        let end = Instant::now() + AT_ONCE;
+        while !condition()? {
+            ensure!(Instant::now() < end, "not within {AT_ONCE:?}: {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// Everything goes, the daemon at last.
+    fn nothing_is_left(&self) -> Outcome {
+        self.skep.await_idle(SETTLE)?;
+        self.before.await_return(self.skep.ground(), &[self.skep.runtime()], SETTLE)
+    }
+}
+
+#[test]
+fn a_launch_that_hangs_ends_when_its_client_leaves() -> Outcome {
+    let _turn = turn();
+    let mut hanging = Hanging::new()?;
+    hanging.launch.kill()?;
+    hanging.launch.wait()?;
+    hanging.until("the launch ends", || Ok(hanging.listed()?.is_empty()))?;
+    hanging.nothing_is_left()
+}
+
+#[test]
+fn a_launch_that_hangs_does_not_keep_skepd_from_stopping() -> Outcome {
+    let _turn = turn();
+    let mut hanging = Hanging::new()?;
+    send(daemon(&hanging.skep)?, "TERM")?;
+    hanging.until("skepd ends", || Ok(daemon(&hanging.skep).is_err()))?;
+    ensure!(ended(&mut hanging.launch)?.code() == Some(125), "skep does not say that nothing was run");
+    hanging.nothing_is_left()
+}
+
 #[test]
 fn the_transient_daemon_leaves_and_takes_everything_with_it() -> Outcome {
     let _turn = turn();
@@ -302,8 +387,12 @@ fn what_a_crash_left_is_cleared_away_and_recorded_at_the_next_start() -> Outcome
     let left = Snapshot::take(skep.ground(), &[skep.runtime()])?.since(&before);
     ensure!(left.iter().any(|line| line.starts_with("cgroup") && line.contains("/sandboxes/")), "{left:#?}");
     ensure!(skep.run(["true"]).finish()?.code() == 0, "the next run fails");
-    let recovered = skep.audit(None)?.into_iter().any(|record| record.kind() == "recovered");
-    ensure!(recovered, "the audit does not say that something was left");
+    let audit = skep.audit(None)?;
+    let ran =
+        audit.iter().find(|record| record.kind() == "start").and_then(Record::sandbox).context("no start")?;
+    let recovered: Vec<_> = audit.iter().filter(|record| record.kind() == "recovered").collect();
+    // One record for all of them: empty ones waited beside it.
+    ensure!(recovered.len() == 1 && recovered[0].says(&[ran]), "{recovered:#?}");
     skep.await_idle(SETTLE)?;
     before.await_return(skep.ground(), &[skep.runtime()], SETTLE)
 }

@@ -145,6 +145,15 @@ impl Channel {
         }
     }
 
+    /// Has the peer closed its end?
+    #[must_use]
+    pub fn peer_has_left(&self) -> bool {
+        // POLLHUP is told without being asked for.
+        let mut ready = [PollFd::new(self.socket.as_fd(), PollFlags::empty())];
+        // A call that fails tells nothing; whoever asks asks again, or receives.
+        poll(&mut ready, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
     /// Whoever receives, in whatever thread, finds the end from now on.
     pub fn end_receiving(&self) {
         // It fails only where the peer is gone, and then that end is there already.

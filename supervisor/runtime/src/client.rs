@@ -92,6 +92,11 @@ impl Client {
         self.0.send(&Reply::Large, &[&[body.as_fd()], descriptors].concat())
     }
 
+    /// Has the client closed its end? What it has said until then is still to be received.
+    pub fn has_left(&self) -> bool {
+        self.0.peer_has_left()
+    }
+
     /// Ends the wait of whoever receives; nothing more is heard.
     pub fn end_receiving(&self) {
         self.0.end_receiving();

@@ -19,8 +19,8 @@ const MOST_SAID: u64 = 2_000;
 /// What a helper said that said nothing.
 const NOTHING: &str = "nothing";
 
-/// A running keeper or gateway. Dropped, it is told to end by the end of its channel, and waited for in the
-/// background so that no zombie stays.
+/// A running keeper or gateway. Dropped, it is told to end by the end of its channel, ended if it does not, and waited
+/// for in the background so that no zombie stays.
 #[derive(Debug)]
 pub struct Helper {
     /// Its control channel; closing it ends the process.
@@ -68,13 +68,7 @@ impl Helper {
 }
 
 fn end(mut child: Child) -> io::Result<String> {
-    let deadline = Instant::now() + PATIENCE;
-    while child.try_wait()?.is_none() {
-        if Instant::now() > deadline {
-            child.kill()?;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait(&mut child)?;
     // Nobody else has the pipe, so this is all there is.
     let mut said = Vec::new();
     child.stderr.take().map_or(Ok(0), |stderr| stderr.take(MOST_SAID).read_to_end(&mut said))?;
@@ -91,10 +85,22 @@ impl Drop for Helper {
 }
 
 async fn reap(mut child: Child) {
-    let reaped = tokio::task::spawn_blocking(move || child.wait()).await;
+    let reaped = tokio::task::spawn_blocking(move || wait(&mut child)).await;
     if let Ok(Err(error)) = reaped {
         tracing::error!(%error, "a helper could not be waited for");
     }
+}
+
+/// Waits for one whose channel is closed, and ends it if that takes too long.
+fn wait(child: &mut Child) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            child.kill()?;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use skep_kernel::cgroup::{CgroupError, SandboxCgroup, Tree};
 use skep_kernel::seqpacket::ChannelError;
 use skep_kernel::spawn::SpawnError;
 use skep_policy::launch::{Ids, KeeperEvent, KeeperRequest, Network, Stage};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
@@ -22,6 +23,7 @@ use crate::caller::own_ids;
 use crate::helper::Helper;
 use crate::hex::hex;
 use crate::prepare::Place;
+use crate::supervisor::is_set;
 
 /// How many wait: enough for launches that follow each other closely.
 const WAITING: usize = 2;
@@ -48,6 +50,10 @@ impl Empty {
     #[must_use]
     pub fn place(&self) -> Place {
         Place { id: self.cgroup.id().to_owned(), cgroup: self.cgroup.number(), own: self.own }
+    }
+
+    fn end(self) {
+        end(&self.cgroup, self.keeper);
     }
 }
 
@@ -85,6 +91,7 @@ pub enum ReserveError {
 pub struct Reserve {
     program: PathBuf,
     cgroups: Arc<Tree>,
+    stopping: watch::Receiver<bool>,
     /// `None` when the daemon stops.
     waiting: Mutex<Option<Vec<Empty>>>,
     /// How many have been made.
@@ -96,9 +103,10 @@ pub struct Reserve {
 impl Reserve {
     /// None yet; `program` is skep-keeper.
     #[must_use]
-    pub fn new(program: PathBuf, cgroups: Arc<Tree>) -> Arc<Self> {
+    pub fn new(program: PathBuf, cgroups: Arc<Tree>, stopping: watch::Receiver<bool>) -> Arc<Self> {
         let (waiting, refilling) = (Mutex::new(Some(Vec::new())), tokio::sync::Mutex::default());
-        let reserve = Arc::new(Self { program, cgroups, waiting, serial: AtomicU64::new(0), refilling });
+        let serial = AtomicU64::new(0);
+        let reserve = Arc::new(Self { program, cgroups, stopping, waiting, serial, refilling });
         reserve.refill_after(Duration::ZERO);
         reserve
     }
@@ -116,7 +124,7 @@ impl Reserve {
             if !empty.keeper.has_ended() {
                 return Ok(empty);
             }
-            end(empty);
+            empty.end();
         }
     }
 
@@ -128,7 +136,13 @@ impl Reserve {
             return waiting.push(empty);
         }
         drop(waiting);
-        end(empty);
+        empty.end();
+    }
+
+    /// Ends one that was taken and is no longer empty, though nothing was launched in it, and makes another.
+    pub fn discard(self: &Arc<Self>, empty: Empty) {
+        empty.end();
+        self.refill_after(Duration::ZERO);
     }
 
     fn waiting(&self) -> MutexGuard<'_, Option<Vec<Empty>>> {
@@ -171,12 +185,15 @@ impl Reserve {
             }
         })
         .await?;
-        let own = self.next_ids();
-        match isolate(&cgroup, &keeper, own).await {
+        let (own, mut stopping) = (self.next_ids(), self.stopping.clone());
+        let isolated = tokio::select! {
+            isolated = isolate(&cgroup, &keeper, own) => isolated,
+            () = is_set(&mut stopping) => Err(ReserveError::Silent("is not needed: skepd is ending")),
+        };
+        match isolated {
             Ok((sockets, lookup)) => Ok(Empty { cgroup, keeper, sockets, lookup, own }),
             Err(error) => {
-                drop(keeper);
-                tokio::task::block_in_place(|| remove(&cgroup));
+                end(&cgroup, keeper);
                 Err(error)
             }
         }
@@ -185,16 +202,10 @@ impl Reserve {
     /// Ends those that wait, and makes no more ahead.
     pub async fn clear(&self) {
         let waiting = self.waiting().take();
-        waiting.into_iter().flatten().for_each(end);
+        waiting.into_iter().flatten().for_each(Empty::end);
         // One may be in the making.
         let _made = self.refilling.lock().await;
     }
-}
-
-fn end(empty: Empty) {
-    let Empty { cgroup, keeper, .. } = empty;
-    drop(keeper);
-    tokio::task::block_in_place(|| remove(&cgroup));
 }
 
 /// Has a keeper make the namespaces, and puts the network under judgement.
@@ -228,7 +239,13 @@ async fn isolate(
     .await
 }
 
-/// Ends what is in the control group of a sandbox that nobody needs, and removes it.
+/// Ends a sandbox that nobody needs, whole or half made.
+fn end(cgroup: &SandboxCgroup, keeper: Helper) {
+    drop(keeper);
+    tokio::task::block_in_place(|| remove(cgroup));
+}
+
+/// Ends what is in the control group of such a sandbox, and removes it.
 fn remove(cgroup: &SandboxCgroup) {
     // Its keeper may have been faster.
     let removed = cgroup.kill().and_then(|()| cgroup.remove(PATIENCE));

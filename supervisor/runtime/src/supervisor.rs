@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use skep_kernel::SyscallError;
 use skep_kernel::bpf::{BpfError, Counts, Options as BpfOptions, Programs, Settings};
-use skep_kernel::cgroup::{CgroupError, Tree};
+use skep_kernel::cgroup::{CgroupError, SandboxCgroup, Tree};
 use skep_kernel::filter::{self, AgentFilter, FilterError};
 use skep_policy::egress::Rules;
 use skep_policy::launch::Network;
@@ -131,6 +131,7 @@ impl Supervisor {
         let events = Events::start(reader, Arc::clone(&registry), Arc::clone(&recorder))?;
         let facts = host::prove(&places.state);
         let filters = Filters { agent: filter::agent(AgentFilter::default())?, init: filter::init()? };
+        let stopping = watch::channel(false).0;
         Ok(Arc::new(Self {
             gateways: Gateways::new(programs_of_ours.egress.clone(), Arc::clone(&recorder)),
             host: host::host(&facts, true),
@@ -138,9 +139,13 @@ impl Supervisor {
             kernel_release: facts.kernel,
             filters,
             shelf: Shelf::new(&places.configuration),
-            reserve: Reserve::new(programs_of_ours.keeper.clone(), Arc::clone(&cgroups)),
+            reserve: Reserve::new(
+                programs_of_ours.keeper.clone(),
+                Arc::clone(&cgroups),
+                stopping.subscribe(),
+            ),
             templates: Templates::default(),
-            stopping: watch::channel(false).0,
+            stopping,
             programs: Mutex::new(programs),
             skipped: AtomicU64::new(0),
             places,
@@ -220,19 +225,34 @@ impl Supervisor {
     }
 }
 
-/// Ends and removes what a daemon that was killed has left behind.
+/// Ends and removes what a daemon that was killed has left behind. It is not known which of it had an agent: those
+/// that have a record of their start.
 fn clear_leftovers(cgroups: &Tree, recorder: &Recorder) -> Result<(), StartError> {
-    for leftover in cgroups.leftovers(|_nobody_is_running_yet| false)? {
-        let name = leftover.id().to_owned();
+    let leftovers = cgroups.leftovers(|_nobody_is_running_yet| false)?;
+    if leftovers.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = leftovers.iter().map(SandboxCgroup::id).collect();
+    let body = Body::Recovered(Failure {
+        what: "leftovers of a crash".to_owned(),
+        message: Text::from(format!(
+            "control groups of sandboxes that ran, or waited for an agent, are removed with all that is in them: {}",
+            names.join(" ")
+        )),
+    });
+    recorder.write(Record::general(body))?;
+    for leftover in leftovers {
         leftover.kill()?;
         leftover.remove(PATIENCE)?;
-        let body = Body::Recovered(Failure {
-            what: "leftover of a crash".to_owned(),
-            message: Text::from(format!("sandbox {name}: its processes were ended and its cgroup removed")),
-        });
-        recorder.write(Record::general(body))?;
     }
     Ok(())
+}
+
+/// Resolves when the flag is set; never if nobody can set it any more, for then the daemon is ending anyway.
+pub(crate) async fn is_set(flag: &mut watch::Receiver<bool>) {
+    if flag.wait_for(|is_set| *is_set).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 /// The daemon at the usual places has the cgroup tree `skep`; each other state directory has a tree of its own,

@@ -39,7 +39,7 @@ use crate::protocol::{Cause, Refusal, Reply, Request, Run, Summary};
 use crate::record::losses;
 use crate::registry::{Live, Phase};
 use crate::reserve::{Empty, new_id};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Supervisor, is_set};
 
 /// How long each step of a launch may take before it counts as failed. A launch takes milliseconds; a host
 /// that swaps may need seconds.
@@ -50,6 +50,9 @@ const FOREVER: Duration = Duration::from_secs(86_400 * 365);
 
 /// How long an agent has the processors to itself before the next empty sandbox is made. Many live no longer.
 const REST: Duration = Duration::from_millis(5);
+
+/// How often it is asked whether a client is still there while nobody waits for its requests.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Signals of a client that wait to be passed on.
 const SIGNALS: usize = 32;
@@ -89,7 +92,7 @@ pub fn run(
         Err(refusal) => return client.send(&Reply::Refused(refusal)),
     };
     // The keeper has the plan before there is a task: its work and ours go on side by side.
-    let handed_over = events.block_on(sandbox.hand_over(&streams));
+    let handed_over = events.block_on(sandbox.hand_over_unless_unwanted(&streams, &client));
     let client = Arc::new(client);
     let (signals, heard) = mpsc::channel(SIGNALS);
     let task = events.spawn(serve(sandbox, handed_over, Arc::clone(&client), heard));
@@ -124,14 +127,20 @@ async fn begin(
             return Ok(Err(refusal));
         }
     };
+    if let Err(gone) = warn(client, &prepared) {
+        supervisor.reserve.give_back(empty);
+        return Err(gone);
+    }
+    Ok(Sandbox::create(supervisor, empty, prepared))
+}
+
+/// Tells the client what it should know before the agent starts.
+fn warn(client: &Client, prepared: &Prepared) -> Result<(), ChannelError> {
     let weaker = prepared.weaker();
     if !weaker.is_empty() {
         client.send(&Reply::Weaker(weaker))?;
     }
-    for notice in &prepared.notices {
-        client.send(&Reply::Notice(notice.clone()))?;
-    }
-    Ok(Sandbox::create(supervisor, empty, prepared))
+    prepared.notices.iter().try_for_each(|notice| client.send(&Reply::Notice(notice.clone())))
 }
 
 /// Follows a sandbox to its end and tells its client.
@@ -223,22 +232,27 @@ enum Outcome {
 }
 
 impl Sandbox {
-    /// Gives an empty sandbox its limits and announces it to the judges. What fails here leaves it to its keeper,
-    /// which ends it and removes its cgroup.
+    /// Gives an empty sandbox its name and its limits, and announces it to the judges.
     fn create(supervisor: &Arc<Supervisor>, empty: Empty, prepared: Prepared) -> Result<Self, Refusal> {
-        let Empty { cgroup, keeper, sockets, lookup, .. } = empty;
         let wall_clock = prepared.wall_clock();
         let Prepared { live, plan, upstreams, limits, start, .. } = prepared;
-        supervisor.cgroups.apply_limits(&cgroup, &limits).map_err(|error| launch("limits", &error))?;
         let live = Arc::new(live);
         if !supervisor.registry.insert(Arc::clone(&live)) {
+            supervisor.reserve.give_back(empty);
             let message = format!("a sandbox named {} is running already", live.name);
             return Err(Refusal::new("name", message, "choose another --name, or leave it out"));
         }
-        if let Err(error) = supervisor.admit(cgroup.number(), &live.policy.egress) {
+        let limited = supervisor.cgroups.apply_limits(&empty.cgroup, &limits);
+        let judged = limited.map_err(|error| launch("limits", &error)).and_then(|()| {
+            let admitted = supervisor.admit(empty.cgroup.number(), &live.policy.egress);
+            admitted.map_err(|error| launch("BPF map", &error))
+        });
+        if let Err(refusal) = judged {
             supervisor.registry.remove(&live);
-            return Err(launch("BPF map", &error));
+            supervisor.reserve.discard(empty);
+            return Err(refusal);
         }
+        let Empty { cgroup, keeper, sockets, lookup, .. } = empty;
         let service = Service {
             sandbox: live.id.clone(),
             rules: live.policy.egress.clone(),
@@ -260,6 +274,20 @@ impl Sandbox {
             service: Some(service),
             serving: None,
         })
+    }
+
+    /// What may take its time in it is the building of a template, of whatever the host's file systems are.
+    async fn hand_over_unless_unwanted(
+        &mut self,
+        streams: &[OwnedFd],
+        client: &Client,
+    ) -> Result<(), Refusal> {
+        let mut stopping = self.supervisor.stopping();
+        tokio::select! {
+            handed_over = self.hand_over(streams) => handed_over,
+            () = is_set(&mut stopping) => Err(broken_off(Some(Cause::Stopping))),
+            () = left(client) => Err(broken_off(None)),
+        }
     }
 
     /// Records the launch and gives the plan to the keeper.
@@ -576,11 +604,11 @@ impl Controls {
 
     async fn next(&mut self) -> Control {
         let signal = tokio::select! {
-            () = becomes_true(&mut self.broken) => return Control::End(Cause::Audit),
-            () = becomes_true(&mut self.share_used_up) => {
+            () = is_set(&mut self.broken) => return Control::End(Cause::Audit),
+            () = is_set(&mut self.share_used_up) => {
                 return Control::End(Cause::Share { bytes: self.share });
             }
-            () = becomes_true(&mut self.stopping) => return Control::End(Cause::Stopping),
+            () = is_set(&mut self.stopping) => return Control::End(Cause::Stopping),
             () = &mut self.wall_clock => {
                 let milliseconds = u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX);
                 return Control::End(Cause::WallClock { milliseconds });
@@ -603,6 +631,13 @@ impl Controls {
                 Control::End(cause) => return Some(cause),
             }
         }
+    }
+}
+
+/// Resolves when the client has left. It is looked at now and then: its requests are for later.
+async fn left(client: &Client) {
+    while !client.has_left() {
+        sleep(LOOK).await;
     }
 }
 
@@ -639,13 +674,6 @@ fn broken_off(cause: Option<Cause>) -> Refusal {
 fn keeper_died() -> Outcome {
     let advice = "skep audit has the records until then";
     Outcome::Failed(Refusal::new("keeper", "skep-keeper ended, and with it the sandbox", advice))
-}
-
-/// Resolves when the value is true; never if its sender is gone, for then the daemon is ending anyway.
-async fn becomes_true(value: &mut watch::Receiver<bool>) {
-    if value.wait_for(|value| *value).await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }
 
 fn launch(what: &str, error: &dyn std::fmt::Display) -> Refusal {
