@@ -154,8 +154,8 @@ impl Attack {
         let field = Field::new(self.prepare)?;
         let (finished, said) = match self.control {
             Control::None(reason) => return Ok(reason),
-            Control::Same => (self.started(&field.outside(self.attempt))?, "the same, outside"),
-            Control::Like(script) => (self.started(&field.outside(script))?, "its like, outside"),
+            Control::Same => (self.started(&field, &field.outside(self.attempt))?, "the same, outside"),
+            Control::Like(script) => (self.started(&field, &field.outside(script))?, "its like, outside"),
             Control::Inside(script) => (self.jailed(&field, script)?, "what is allowed, inside"),
         };
         let works = field.shows(self.oracle, &finished)?;
@@ -168,14 +168,15 @@ impl Attack {
     fn jailed(&self, field: &Field, script: &str) -> anyhow::Result<Finished> {
         let upstream = self.upstream.map(|name| format!("{name}=127.0.0.1:{}", field.sink.port()));
         let command = jail::command(&field.skep, self.profile, upstream.as_deref(), &field.script(script))?;
-        self.started(&command)
+        self.started(field, &command)
     }
 
-    /// Starts a command through the wrapping script.
-    fn started(&self, inner: &Command) -> anyhow::Result<Finished> {
+    /// Starts a command through the wrapping script, which has `MARK` too.
+    fn started(&self, field: &Field, inner: &Command) -> anyhow::Result<Finished> {
         let mut command = Command::new("/bin/bash");
         command.args(["-c", self.wrap, "bash"]).arg(inner.get_program()).args(inner.get_args()).env_clear();
         command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.env("MARK", field.skep.ground().mark());
         if let Some(directory) = inner.get_current_dir() {
             command.current_dir(directory);
         }
