@@ -149,22 +149,7 @@ fn limits(plan: &Plan) -> Result<(), Failure> {
 /// Lays the program out before the filter is on.
 fn image(command: &Command) -> Result<Image, Failure> {
     let strings = |list: &[Vec<u8>]| list.iter().map(|text| c_string(text)).collect::<Result<Vec<_>, _>>();
-    let programs = candidates(command).iter().map(|text| c_string(text)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Image::new(programs, strings(&command.argv)?, strings(&command.environment)?))
-}
-
-/// The paths to try: the program itself if it has a slash, else each directory of PATH. An empty element, which
-/// a shell takes for the working directory, is passed over.
-fn candidates(command: &Command) -> Vec<Vec<u8>> {
-    if command.program.contains(&b'/') {
-        return vec![command.program.clone()];
-    }
-    let path = command.environment.iter().find_map(|pair| pair.strip_prefix(b"PATH="));
-    path.unwrap_or(b"/usr/local/bin:/usr/bin:/bin")
-        .split(|byte| *byte == b':')
-        .filter(|directory| !directory.is_empty())
-        .map(|directory| [directory, b"/", &command.program].concat())
-        .collect()
+    Ok(Image::new(c_string(&command.program)?, strings(&command.argv)?, strings(&command.environment)?))
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
@@ -172,39 +157,8 @@ fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
         .map_err(|error| Failure::new(Stage::Exec, format!("NUL in an argument: {error}"), Errno::EINVAL))
 }
 
-/// The failure of `execve` by the name the user gave.
+/// The failure of `execve`, by the path alone.
 fn named(command: &Command, error: &SyscallError) -> Failure {
     let object = OsStr::from_bytes(&command.program).to_string_lossy().into_owned();
     Failure { stage: Stage::Exec, object, errno: error.errno }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(program: &str, path: Option<&str>, expected: &[&str]) {
-        let command = Command {
-            program: program.into(),
-            argv: vec![program.into()],
-            environment: path.map(|path| format!("PATH={path}").into_bytes()).into_iter().collect(),
-            directory: "/".into(),
-        };
-        let expected: Vec<Vec<u8>> = expected.iter().map(|path| path.as_bytes().to_vec()).collect();
-        assert_eq!(candidates(&command), expected);
-    }
-
-    #[test]
-    fn a_program_with_a_slash_is_not_looked_up() {
-        check("./run", Some("/bin"), &["./run"]);
-    }
-
-    #[test]
-    fn a_name_is_looked_up_in_path_in_order() {
-        check("true", Some("/a:/b"), &["/a/true", "/b/true"]);
-    }
-
-    #[test]
-    fn empty_elements_of_path_are_not_the_working_directory() {
-        check("true", Some(":/a:"), &["/a/true"]);
-    }
 }

@@ -193,36 +193,26 @@ pub fn child_events() -> Result<OwnedFd, SyscallError> {
 /// left to do then but `execve`.
 #[derive(Debug)]
 pub struct Image {
-    programs: Vec<CString>,
+    program: CString,
     argv: Vec<CString>,
     environment: Vec<CString>,
 }
 
 impl Image {
-    /// `programs` are tried in order.
+    /// `program` is a path.
     #[must_use]
-    pub fn new(programs: Vec<CString>, argv: Vec<CString>, environment: Vec<CString>) -> Self {
-        Self { programs, argv, environment }
+    pub fn new(program: CString, argv: Vec<CString>, environment: Vec<CString>) -> Self {
+        Self { program, argv, environment }
     }
 
-    /// Replaces the process by the first program that can be executed, and otherwise says why not: EACCES if
-    /// one was there that may not run, ENOENT if none was.
+    /// Replaces the process by the program, and otherwise says why not.
     #[must_use]
     pub fn execute(&self) -> SyscallError {
         let argv = pointers(&self.argv);
         let environment = pointers(&self.environment);
-        let mut failure = libc::ENOENT;
-        for program in &self.programs {
-            // SAFETY: all three are NUL-terminated (strings and vectors) and outlive the call.
-            unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), environment.as_ptr()) };
-            match nix::errno::Errno::last_raw() {
-                libc::ENOENT | libc::ENOTDIR => {}
-                libc::EACCES => failure = libc::EACCES,
-                errno => return SyscallError::new("execve", program.to_string_lossy(), errno),
-            }
-        }
-        let name = self.argv.first().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        SyscallError::new("execve", name, failure)
+        // SAFETY: all three are NUL-terminated (strings and vectors) and outlive the call.
+        unsafe { libc::execve(self.program.as_ptr(), argv.as_ptr(), environment.as_ptr()) };
+        SyscallError::last("execve", self.program.to_string_lossy())
     }
 }
 

@@ -221,7 +221,7 @@ pub struct LandlockRule {
 /// The agent's command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Command {
-    /// The program: a path with a slash, or a name looked up in `PATH` of [`Command::environment`].
+    /// The path of the program: it has been looked up, outside.
     pub program: Vec<u8>,
     /// `argv`, `argv[0]` included; no NUL inside.
     pub argv: Vec<Vec<u8>>,

@@ -123,7 +123,11 @@ pub fn plan(argv: &[&str]) -> Plan {
         agent_filter: filter("agent.bpf"),
         init_filter: filter("init.bpf"),
         command: Command {
-            program: bytes(argv[0]),
+            program: if argv[0].contains('/') {
+                bytes(argv[0])
+            } else {
+                bytes(&format!("/usr/bin/{}", argv[0]))
+            },
             argv: argv.iter().copied().map(bytes).collect(),
             environment: vec![bytes("PATH=/usr/bin"), bytes("HOME=/tmp")],
             directory: "/".into(),
