@@ -3,7 +3,8 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -497,6 +498,26 @@ fn a_plan_is_printed_and_nothing_started() -> Outcome {
     let plan: Value = serde_json::from_str(&finished.stdout).context("the plan")?;
     ensure!(finished.code() == 0 && plan["command"]["argv"].is_array(), "{plan}");
     ensure!(!skep.ground().workspace().join("made").exists(), "the command ran");
+    ensure!(!skep.state().join("agents").exists(), "a directory was made for it");
+    Ok(())
+}
+
+#[test]
+fn a_workspace_may_be_called_anything() -> Outcome {
+    let skep = Skep::new()?;
+    let place = skep.ground().workspace().join(OsStr::from_bytes(b"caf\xe9"));
+    fs::create_dir(&place)?;
+    let link = skep.ground().workspace().join("link");
+    symlink(&place, &link)?;
+    let run = || skep.shell("pwd; touch made").option("--workspace", &link);
+    let ran = run().finish()?;
+    ensure!(ran.code() == 0 && place.join("made").exists(), "{ran:?}");
+    let mut command = run().command();
+    let inside = process::run(command.current_dir(&place), PATIENCE)?;
+    ensure!(inside.code() == 0, "{inside:?}");
+    let plan =
+        process::run(&mut skep.command(["run", "--plan", "--workspace", "link", "--", "true"]), PATIENCE)?;
+    ensure!(plan.code() == 0 && plan.stdout.contains("/caf\\\\xe9\""), "{plan:?}");
     Ok(())
 }
 

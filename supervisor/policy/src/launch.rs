@@ -71,6 +71,7 @@ pub enum RootOp {
     /// Make a directory on the root's own tmpfs, owned by root.
     Directory {
         /// Where.
+        #[serde(with = "crate::path")]
         at: PathBuf,
         /// Permission bits.
         mode: u32,
@@ -78,14 +79,17 @@ pub enum RootOp {
     /// Make a symbolic link on the root's own tmpfs.
     Symlink {
         /// Where.
+        #[serde(with = "crate::path")]
         at: PathBuf,
         /// Its text.
+        #[serde(with = "crate::path")]
         target: PathBuf,
     },
     /// Show a file of ours, read-only, at `at`: made where `at` is on the root's own tmpfs, laid over where
     /// `at` already exists.
     Content {
         /// Where.
+        #[serde(with = "crate::path")]
         at: PathBuf,
         /// The bytes of the file.
         bytes: Vec<u8>,
@@ -95,8 +99,10 @@ pub enum RootOp {
     /// Bind an object of the host (with what is mounted below it), always `nosuid,nodev`.
     Bind {
         /// The object on the host: canonical, opened without following any link.
+        #[serde(with = "crate::path")]
         from: PathBuf,
         /// Where it shows.
+        #[serde(with = "crate::path")]
         at: PathBuf,
         /// Whether it is a directory or anything else.
         kind: ObjectKind,
@@ -111,6 +117,7 @@ pub enum RootOp {
     /// writing away.
     Pin {
         /// What.
+        #[serde(with = "crate::path")]
         at: PathBuf,
         /// Whether it is a directory or anything else.
         kind: ObjectKind,
@@ -122,6 +129,7 @@ pub enum RootOp {
     /// Cover an object with an empty, unreadable one.
     Mask {
         /// What.
+        #[serde(with = "crate::path")]
         at: PathBuf,
         /// Whether it is a directory or anything else.
         kind: ObjectKind,
@@ -129,6 +137,7 @@ pub enum RootOp {
     /// A private tmpfs, `nosuid,nodev`, owned by the agent.
     Tmpfs {
         /// Where.
+        #[serde(with = "crate::path")]
         at: PathBuf,
         /// Size limit in bytes.
         bytes: u64,
@@ -211,6 +220,7 @@ impl Network {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LandlockRule {
     /// Path inside the sandbox; a missing one is skipped, for it then needs no permission.
+    #[serde(with = "crate::path")]
     pub at: PathBuf,
     /// May be written below (everything that changes files and names).
     pub write: bool,
@@ -228,6 +238,7 @@ pub struct Command {
     /// `NAME=value` strings; no NUL inside.
     pub environment: Vec<Vec<u8>>,
     /// Working directory inside the sandbox.
+    #[serde(with = "crate::path")]
     pub directory: PathBuf,
 }
 

@@ -13,6 +13,7 @@ pub mod escape;
 pub mod gateway;
 pub mod launch;
 pub mod layers;
+pub mod path;
 pub mod pattern;
 pub mod plan;
 pub mod policy;

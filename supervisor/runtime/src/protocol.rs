@@ -78,8 +78,10 @@ pub struct Run {
     /// Which profile.
     pub profile: Profile,
     /// The workspace as the caller named it, absolute.
+    #[serde(with = "skep_policy::path")]
     pub workspace: PathBuf,
     /// The caller's working directory, absolute; the agent starts there if it lies in the workspace.
+    #[serde(with = "skep_policy::path")]
     pub directory: PathBuf,
     /// A name for the sandbox; one is made up otherwise.
     pub name: Option<String>,
@@ -181,6 +183,7 @@ pub struct Sandbox {
     /// Profile.
     pub profile: String,
     /// Workspace.
+    #[serde(with = "skep_policy::path")]
     pub workspace: PathBuf,
     /// The agent's command, escaped for display.
     pub command: String,
@@ -210,6 +213,7 @@ pub struct Summary {
     /// The most telling denials, those by a rule first.
     pub denials: Vec<Denial>,
     /// Where the audit is.
+    #[serde(with = "skep_policy::path")]
     pub audit: PathBuf,
 }
 
@@ -390,6 +394,10 @@ pub fn exit_code(ending: Ending) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
+    use skep_policy::launch::RootOp;
+
     use super::*;
 
     fn run() -> Run {
@@ -456,6 +464,18 @@ mod tests {
 
     fn path(length: usize) -> PathBuf {
         format!("/{}", "a".repeat(length - 1)).into()
+    }
+
+    #[test]
+    fn a_path_travels_whatever_its_bytes_are() {
+        let odd = Path::new(OsStr::from_bytes(b"/w/caf\xe9"));
+        let run = Run { workspace: odd.to_owned(), ..run() };
+        assert_eq!(received(&run), run);
+        let op = RootOp::Symlink { at: odd.to_owned(), target: "/w/caf\u{e9}".into() };
+        assert_eq!(postcard::from_bytes(&postcard::to_stdvec(&op).unwrap()), Ok(op.clone()));
+        let shown = serde_json::to_value(&op).unwrap();
+        assert_eq!(shown["Symlink"]["at"], "/w/caf\\xe9");
+        assert_eq!(shown["Symlink"]["target"], "/w/caf\u{e9}");
     }
 
     #[test]
