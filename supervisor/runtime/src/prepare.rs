@@ -105,7 +105,10 @@ pub fn prepare(
     // By its real path, and only if it is there: what is kept for it would be made for any number of names.
     let workspace =
         view::with_rights_of(caller.ids, || workspace(&tree, &request.workspace)).map_err(no_rights)??;
-    let state = agent_state(supervisor, &caller, &effective.name, &workspace)?;
+    let state = agent_state(supervisor, &caller, &effective.name, &workspace);
+    if !request.plan_only {
+        make_agent_state(&state, caller.ids)?;
+    }
     let own = Own { tree, workspace, state, ids: place.own };
     let look = || look(supervisor, &caller, request, effective, own);
     let seen = view::with_rights_of(caller.ids, look).map_err(no_rights)??;
@@ -136,6 +139,9 @@ fn look(
     own: Own,
 ) -> Result<Seen, Refusal> {
     let Own { tree, workspace, state, ids } = own;
+    if request.plan_only {
+        tree.suppose(&state, caller.ids);
+    }
     let home = walk(&tree, &caller.home).real;
     let command = request.argv.first().map(Vec::as_slice).unwrap_or_default();
     let search = variable(&request.environment, "PATH").unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
@@ -155,7 +161,7 @@ fn look(
     let policy = Policy::compile(&effective, &bindings, &tree).map_err(|errors| {
         Refusal::new("profile", errors.to_string(), "skep profile check FILE says this too")
     })?;
-    writable(&policy, caller, &tree)?;
+    check_writing(&policy, caller, &tree)?;
     let binding =
         layers::bind(&policy, &supervisor.host, &tree, &request.accept_weaker).map_err(|refusal| {
             let advice = "skep doctor shows what this host enforces; --accept-weaker RULE goes on without";
@@ -338,30 +344,43 @@ fn workspace(tree: &HostTree, path: &Path) -> Result<PathBuf, Refusal> {
     Err(Refusal::new("workspace", format!("the workspace {problem}"), advice))
 }
 
-/// A workspace that the profile opens for writing must be one the caller can write to: otherwise the agent would
-/// find out, one failed edit after the other.
-fn writable(policy: &Policy, caller: &Caller, tree: &HostTree) -> Result<(), Refusal> {
+/// A workspace that the profile opens for writing must be one the agent can write to: otherwise it would find out, one
+/// failed edit after the other.
+fn check_writing(policy: &Policy, caller: &Caller, tree: &HostTree) -> Result<(), Refusal> {
     let workspace = &policy.bindings.workspace;
     if policy.judge(FileOp::Write, workspace).decision != Decision::Allow {
         return Ok(());
     }
-    let Ids { uid, gid } = caller.ids;
-    // An agent with ids of its own is shown the caller's files as its own, but not a group he may be no member of:
-    // the kernel then refuses every change below.
-    let owner = tree.look(workspace).owner();
-    if policy.identity() == Some(Identity::Own)
-        && !caller.is_root()
-        && let Some(owner) = owner.filter(|owner| owner.uid == uid && owner.gid != gid)
-    {
-        let shown = workspace.display();
-        return Err(Refusal::new(
-            "workspace",
-            format!("the workspace {shown} has the group {}, and {} the group {gid}", owner.gid, caller.name),
-            "chgrp it, or leave `identity = \"own\"` out",
-        ));
+    if policy.identity() == Some(Identity::Own) && !caller.is_root() {
+        shown_with_its_group(workspace, caller, tree)?;
     }
+    writable(workspace, caller)
+}
+
+/// An agent with ids of its own is shown the caller's files as its own, but not a group he may be no member of: the
+/// kernel then refuses every change below.
+fn shown_with_its_group(workspace: &Path, caller: &Caller, tree: &HostTree) -> Result<(), Refusal> {
+    let Ids { uid, gid } = caller.ids;
+    match tree.look(workspace).owner() {
+        Some(owner) if owner.uid == uid && owner.gid != gid => Err(Refusal::new(
+            "workspace",
+            format!(
+                "the workspace {} has the group {}, and {} the group {gid}",
+                workspace.display(),
+                owner.gid,
+                caller.name
+            ),
+            "chgrp it, or leave `identity = \"own\"` out",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// May the caller himself write there?
+fn writable(workspace: &Path, caller: &Caller) -> Result<(), Refusal> {
     view::may_change(workspace).map_err(|error| {
         let reason = std::io::Error::from_raw_os_error(error.errno);
+        let Ids { uid, gid } = caller.ids;
         let shown = workspace.display();
         Refusal::new(
             "workspace",
@@ -403,23 +422,21 @@ fn no_command(why: NoCommand, command: &[u8], search: &[u8]) -> Refusal {
     }
 }
 
-/// The private state directory of this user, profile and workspace, made on the way: his alone.
-fn agent_state(
-    supervisor: &Supervisor,
-    caller: &Caller,
-    profile: &str,
-    workspace: &Path,
-) -> Result<PathBuf, Refusal> {
+/// The private state directory of this user, profile and workspace.
+fn agent_state(supervisor: &Supervisor, caller: &Caller, profile: &str, workspace: &Path) -> PathBuf {
     let digest = hex(&Sha256::digest(workspace.as_os_str().as_bytes())[..8]);
-    let path = supervisor.places.agent_state(caller.ids.uid, profile, &digest);
+    supervisor.places.agent_state(caller.ids.uid, profile, &digest)
+}
+
+/// Makes it, for a launch: his alone.
+fn make_agent_state(path: &Path, user: Ids) -> Result<(), Refusal> {
     let failed = |error: std::io::Error| {
         Refusal::new("state", format!("{}: {error}", path.display()), "make room, or mend its owner and mode")
     };
     if let Some(parent) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(failed)?;
     }
-    give_directory(&path, caller.ids).map_err(failed)?;
-    Ok(path)
+    give_directory(path, user).map_err(failed)
 }
 
 /// Makes a directory of a user's alone, below a directory of root's: so what has this name was made here. A skepd

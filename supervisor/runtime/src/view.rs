@@ -20,6 +20,15 @@ pub struct HostTree {
     seen: RefCell<HashMap<PathBuf, Found>>,
 }
 
+impl HostTree {
+    /// Takes a directory, and what is missing above it, for there: a launch would make it.
+    pub fn suppose(&self, directory: &Path, owner: Ids) {
+        for path in directory.ancestors().take_while(|path| self.look(path) == Found::Missing) {
+            self.seen.borrow_mut().insert(path.to_owned(), Found::Directory(owner));
+        }
+    }
+}
+
 impl Tree for HostTree {
     fn look(&self, path: &Path) -> Found {
         if let Some(found) = self.seen.borrow().get(path) {
