@@ -28,7 +28,7 @@ const CLIENTS: usize = 40;
 /// Sockets whose close does not return before their peers are gone.
 struct Lingering {
     /// They read nothing. Closed with bytes unread they reset their connections, and that ends the lingering.
-    peers: Vec<TcpStream>,
+    _peers: Vec<TcpStream>,
 }
 
 impl Lingering {
@@ -50,7 +50,7 @@ impl Lingering {
             ensure!(full.kind() == ErrorKind::WouldBlock, "filling a socket: {full}");
             sockets.push(socket);
         }
-        Ok((Self { peers }, sockets))
+        Ok((Self { _peers: peers }, sockets))
     }
 }
 
@@ -154,11 +154,13 @@ fn sockets_that_do_not_close_hold_nobody_up() -> Outcome {
 #[test]
 fn a_daemon_ends_although_clients_hold_threads_of_it() -> Outcome {
     let service = Service::new()?;
-    let (lingering, sockets) = Lingering::new(4)?;
+    let (lingering, mut sockets) = Lingering::new(5)?;
+    let control = close_aside(sockets.pop().context("no socket")?);
     drop(service.send(sockets)?);
     service.serves_others()?;
     process::send(service.daemon()?, "TERM")?;
     process::until(PATIENCE, || Ok(service.skep.processes_named("skepd")?.is_empty()))?;
-    ensure!(lingering.peers.len() == 4, "they lingered to the end");
-    Ok(())
+    ensure!(control.try_recv().is_err(), "the sockets did not linger all the time");
+    drop(lingering);
+    Ok(control.recv_timeout(PATIENCE)?)
 }

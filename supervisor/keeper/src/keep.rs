@@ -1,9 +1,9 @@
 //! The keeper's life: an empty sandbox, then what a plan makes of it, until that is gone.
 //!
 //! ```text
-//! Isolate -> [PID 1 cloned] -> Isolated -> (waits) -> Launch -> Started -> Exited -> Gone
-//!    |               |                                   |
-//!    +-> Failed <----+-----------------------------------+    end of the channel, at any time: all killed
+//! Isolate -> [PID 1 cloned, settled] -> Isolated -> (waits) -> Launch -> Started -> Exited -> Gone
+//!    |               |                                            |
+//!    +-> Failed <----+--------------------------------------------+    end of the channel, at any time: all killed
 //! ```
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,8 +1,8 @@
 //! Looking at the file system with somebody else's rights.
 //!
-//! `skepd` is root, and the paths it looks at come from profiles and callers. Whatever it learns about a path
-//! must be what the caller could have learned himself, so these look-ups run on a thread whose file system ids
-//! are the caller's meanwhile.
+//! `skepd` and its keepers are root, and the paths they look at come from profiles and callers. Whatever they learn
+//! about a path must be what the caller could have learned himself, so these look-ups run on a thread whose file
+//! system ids are the caller's meanwhile, and which has no capability in force.
 
 // UNSAFETY: the C library's wrapper changes all threads of the process; only the raw call changes one.
 #![expect(unsafe_code, reason = "raw per-thread setgroups")]

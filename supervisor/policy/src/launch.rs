@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Version of the plan and of the keeper protocol. A keeper refuses a plan of another one.
+/// Version of the plan and of the keeper protocol. A keeper refuses a plan of another one. It begins to grow with the
+/// first release.
 pub const VERSION: u16 = 1;
 
 /// What [`is_sandbox_name`] wants, for people.
@@ -256,8 +257,8 @@ pub enum Terminal {
     Pipes,
 }
 
-/// What `skepd` asks of a keeper: a template, or a network and later a launch into it. Descriptors ride along as
-/// SCM_RIGHTS in the order given.
+/// What `skepd` asks of a keeper: a template; or an empty sandbox, later a launch into it, then signals. Descriptors
+/// ride along as SCM_RIGHTS in the order given.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KeeperRequest {
     /// Make an empty sandbox: its namespaces, and a PID 1 that waits in them. That is half of a launch and needs

@@ -48,7 +48,7 @@ impl Client {
         self.0.receive()
     }
 
-    /// Waits for the next request of a client that speaks another version, whatever it is.
+    /// Waits for the next request of a client that is not served, whatever it is.
     ///
     /// # Errors
     /// When none came in time.
@@ -102,11 +102,11 @@ impl Client {
         self.0.end_receiving();
     }
 
-    /// Waits for so long, or until the client is gone or says more than there is to say.
+    /// Waits for so long, or until the client says something, its end included.
     ///
     /// # Errors
     /// When the kernel cannot tell.
-    pub fn left_within(&self, wait: Duration) -> Result<bool, SyscallError> {
+    pub fn has_news_within(&self, wait: Duration) -> Result<bool, SyscallError> {
         self.0.is_readable_within(wait)
     }
 }

@@ -1,6 +1,6 @@
 //! The gateway processes, one per owner, and what they report.
 //!
-//! A gateway is started with the first sandbox of an owner and ends with the last. It may die at any moment:
+//! A gateway is started when the first agent of an owner runs, and ends a while after the last. It may die at any moment:
 //! its connections die with it and nothing passes meanwhile; the sockets it serves are held here as well, so
 //! the next gateway takes over where packets wait.
 

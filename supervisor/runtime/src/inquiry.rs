@@ -78,7 +78,7 @@ pub fn audit(
             return client.send(&Reply::Done);
         }
         // It has nothing more to say: whatever comes is its end, and a log may be quiet for days.
-        if client.left_within(LOOK)? {
+        if client.has_news_within(LOOK)? {
             return Ok(());
         }
     }

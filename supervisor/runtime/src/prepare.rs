@@ -452,7 +452,7 @@ fn give_directory(path: &Path, user: Ids) -> std::io::Result<()> {
     lchown(path, Some(user.uid), Some(user.gid))
 }
 
-/// As whom the agent runs: agents of root never run as root.
+/// Entries `NAME=value` by their names; those without one are left out.
 fn environment(entries: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<u8>> {
     entries
         .iter()

@@ -19,7 +19,8 @@ use skep_policy::units::Bytes;
 
 pub use crate::audit::{Counters, Filter};
 
-/// Version of this protocol. Client and daemon of different versions refuse each other.
+/// Version of this protocol. Client and daemon of different versions refuse each other. It begins to grow with the
+/// first release.
 pub const VERSION: u16 = 1;
 
 /// Most arguments of a command.
@@ -29,7 +30,7 @@ pub const MOST_ARGUMENTS: usize = 1 << 17;
 pub const MOST_VARIABLES: usize = 1 << 13;
 
 /// Most rules that may be accepted as weaker, and names that may be pointed elsewhere.
-pub const MOST_NAMES: usize = 1 << 10;
+pub const MOST_CHOICES: usize = 1 << 10;
 
 /// The longest argument or variable, as the kernel's own (`MAX_ARG_STRLEN`), in bytes.
 pub const LONGEST_WORD: usize = (128 << 10) - 1;
@@ -94,10 +95,10 @@ pub struct Run {
     /// Rows and columns of the caller's terminal: the agent gets a pty. `None`: descriptors are passed.
     pub window: Option<(u16, u16)>,
     /// Rules the caller accepts to be weaker than written.
-    #[serde(deserialize_with = "most::<_, _, MOST_NAMES>")]
+    #[serde(deserialize_with = "most::<_, _, MOST_CHOICES>")]
     pub accept_weaker: Vec<String>,
     /// Names pointed at local servers; refused by builds without the feature `test-upstreams`.
-    #[serde(deserialize_with = "most::<_, _, MOST_NAMES>")]
+    #[serde(deserialize_with = "most::<_, _, MOST_CHOICES>")]
     pub upstreams: Vec<(String, SocketAddr)>,
     /// The user the agent works for, if not the caller: only root may name another (`sudo skep run`).
     pub subject: Option<u32>,
@@ -297,8 +298,8 @@ impl Run {
         let lists = [
             ("arguments", self.argv.len(), MOST_ARGUMENTS),
             ("variables in the environment", self.environment.len(), MOST_VARIABLES),
-            ("rules to accept as weaker", self.accept_weaker.len(), MOST_NAMES),
-            ("upstreams", self.upstreams.len(), MOST_NAMES),
+            ("rules to accept as weaker", self.accept_weaker.len(), MOST_CHOICES),
+            ("upstreams", self.upstreams.len(), MOST_CHOICES),
         ];
         if let Some((what, _, most)) = lists.into_iter().find(|(_, count, most)| count > most) {
             return Err(format!("it has more than {most} {what}"));
@@ -429,12 +430,12 @@ mod tests {
         let most = Run {
             argv: vec![b"a".to_vec(); MOST_ARGUMENTS],
             environment: vec![b"A=".to_vec(); MOST_VARIABLES],
-            accept_weaker: vec!["r".to_owned(); MOST_NAMES],
+            accept_weaker: vec!["r".to_owned(); MOST_CHOICES],
             ..run()
         };
         assert_eq!((received(&most).check(), &received(&most)), (Ok(()), &most));
         let million = Run { accept_weaker: vec![String::new(); 1_400_000], ..run() };
-        assert_eq!(received(&million).accept_weaker.len(), MOST_NAMES + 1);
+        assert_eq!(received(&million).accept_weaker.len(), MOST_CHOICES + 1);
         assert_eq!(refused(&million), "it has more than 1024 rules to accept as weaker");
         let arguments = Run { argv: vec![Vec::new(); MOST_ARGUMENTS + 9], ..run() };
         assert!(

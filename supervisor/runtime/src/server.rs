@@ -85,16 +85,22 @@ fn admit(supervisor: &Arc<Supervisor>, open: &Arc<Connections>, channel: Channel
         }
         Err(Full::ToServe(entered)) => {
             tracing::warn!(uid = peer.uid, "too many connections, one refused");
-            on_own_thread(entered, || {
-                drop(channel);
-                Ok(())
-            });
+            on_own_thread(entered, || refuse(channel));
         }
         Err(Full::ToClose) => {
             tracing::error!(uid = peer.uid, "connections do not close; one more is never closed");
             std::mem::forget(channel);
         }
     }
+}
+
+/// Says why nobody serves the client. What it has sent must be read, or it is told of a reset connection instead.
+fn refuse(channel: Channel) -> Result<(), ChannelError> {
+    let client = Client::new(channel)?;
+    let what = format!("there are too many connections to skepd: a user may have {MOST_OF_ONE}");
+    client.send(&Reply::Refused(Refusal::new("busy", what, "skep ls shows what runs; end some of it")))?;
+    client.receive_anything()?;
+    client.receive_anything()
 }
 
 /// Does what may take for as long as a client likes. The connection counts until that is over.

@@ -1,11 +1,11 @@
 //! One sandbox from request to nothing left.
 //!
 //! ```text
-//!  request ─ prepare ─▶ an empty sandbox: limits, judges ─▶ Launch ─▶ gateway ─▶ Started
+//!  request ─ prepare ─▶ an empty sandbox: limits, judges ─▶ Launch ─▶ Started ─▶ gateway
 //!     │ refused              │ any failure: clear away, Refused             │
 //!     ▼                      ▼                                              ▼
-//!  Refused               clear away ◀─ Gone ◀─ Exited ◀─ the agent ended, the client left, or skepd ends it
-//!                            │                            for a `Cause`: everything is killed
+//!  Refused               clear away ◀─ Gone ◀─ Exited ◀─ the agent ended, the client left, skepd ends it for
+//!                            │                            a `Cause`, or no gateway can be had: all is killed
 //!                            ▼
 //!                          Ended
 //! ```
@@ -227,7 +227,7 @@ enum Outcome {
     Gone(Ending),
     /// The agent ran and ended; of the rest nobody has told.
     Ended(Ending),
-    /// It never started.
+    /// It never started, or could not go on.
     Failed(Refusal),
 }
 
@@ -422,7 +422,10 @@ impl Sandbox {
         let counts = self.supervisor.dismiss(self.cgroup.number());
         self.dismiss_gateway(counts.is_none_or(|counts| counts.sent > 0)).await;
         let status = match (outcome, self.cause) {
-            (Outcome::Failed(refusal), _) => format!("launch failed: {}", refusal.message),
+            (Outcome::Failed(refusal), _) => {
+                let what = if self.live.progress().pid.is_some() { "failed" } else { "launch failed" };
+                format!("{what}: {}", refusal.message)
+            }
             (_, Some(cause)) => format!("killed: {cause}"),
             (Outcome::Gone(Ending::Code(code)) | Outcome::Ended(Ending::Code(code)), None) => {
                 format!("exit {code}")

@@ -72,6 +72,7 @@ fn judge(ctx: &SockAddrContext, family: u32, datagram: Transport) -> i32 {
     if matches!(verdict, Verdict::Denied | Verdict::Pointless) {
         return DENY;
     }
+    // SAFETY: a value of a map, alive while the program runs.
     count(cgroup, |counts| unsafe { &raw mut (*counts).sent });
     ALLOW
 }

@@ -18,6 +18,7 @@ pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     if SANDBOXES.get_ptr(&cgroup).is_none() {
         return 0;
     }
+    // SAFETY: a value of a map, alive while the program runs.
     count(cgroup, |counts| unsafe { &raw mut (*counts).executed });
     let Some(ticket) = Ticket::take(cgroup, EXEC) else { return 0 };
     let old_pid: i32 = ctx.arg(1);

@@ -98,6 +98,7 @@ fn report(cgroup: u64, settings: *const Settings, call: &Call) {
     }
     match call.shape.class {
         CLASS_OPEN if flags & REPORT_READS == 0 && !writes(call) => {
+            // SAFETY: a value of a map, alive while the program runs.
             count(cgroup, |counts| unsafe { &raw mut (*counts).reads });
         }
         CLASS_OPEN => send(cgroup, OPENED, call),

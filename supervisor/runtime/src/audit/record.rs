@@ -327,7 +327,7 @@ pub struct Closed {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
     /// Where: `sandbox` of the one that had more of them at once than it has room for, `ring` between the programs
-    /// and skepd, `programs` that the kernel did not run.
+    /// and skepd, `programs` that the kernel did not run. What met a full ring is in both of the first two.
     pub source: String,
     /// The CPU whose numbering has the gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -345,7 +345,8 @@ pub struct Lost {
 /// Body of `end`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
-    /// How: `exit 0`, `signal 9`, `launch failed: …`, `killed: …` with why skepd ended it.
+    /// How: `exit 0`, `signal 9`, `launch failed: …`, `failed: …` once it ran, `killed: …` with why skepd ended
+    /// it.
     pub status: Text,
     /// Wall-clock milliseconds.
     pub milliseconds: u64,
