@@ -82,6 +82,18 @@ fn text(file: &mut File) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// A program that is ended with its test, and all it has started.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // One that is gone already is what this is for.
+        let _ = kill_tree(self.0.id());
+        let _ = self.0.wait();
+    }
+}
+
 /// Waits until something is so, looking every few milliseconds.
 ///
 /// # Errors

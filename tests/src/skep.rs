@@ -14,10 +14,13 @@ use anyhow::{Context, ensure};
 
 use crate::audit::Record;
 use crate::ground::Ground;
-use crate::process::{self, Finished};
+use crate::process::{self, Finished, Running};
 
 /// Long enough for a loaded machine, short enough that a hang is seen.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The script of a sandbox that stays.
+pub const HOLD: &str = "echo up > up; exec sleep 600";
 
 const BINARIES: [&str; 4] = ["skep", "skepd", "skep-keeper", "skep-egress"];
 
@@ -126,6 +129,17 @@ impl Skep {
     #[must_use]
     pub fn shell(&self, script: &str) -> Run<'_> {
         self.run(["/bin/bash", "-c", script])
+    }
+
+    /// Starts a run of [`HOLD`] and waits until it is there; its skepd stays with it.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn hold(&self, mut run: Command) -> anyhow::Result<Running> {
+        let holder = Running(run.spawn().context("start the holder")?);
+        let up = self.ground.workspace().join("up");
+        process::until(DEADLINE, || Ok(up.exists())).context("the holder did not start")?;
+        Ok(holder)
     }
 
     /// The records of a run, or of everything.

@@ -15,8 +15,8 @@ use serde_json::Value;
 use skep_tests::Outcome;
 use skep_tests::audit::Record;
 use skep_tests::ground::CANARY;
-use skep_tests::process::{self, Finished};
-use skep_tests::skep::Skep;
+use skep_tests::process::{self, Finished, Running};
+use skep_tests::skep::{HOLD, Skep};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,11 +41,8 @@ fn as_nobody(mut command: Command) -> Command {
 /// A sandbox that stays, and with it a skepd whose socket is open to the group `nogroup`, as it would be to `skep`.
 struct Open {
     skep: Skep,
-    holder: Child,
+    _holder: Running,
 }
-
-/// What holds a sandbox open.
-const HOLD: &str = "echo up > up; exec sleep 600";
 
 impl Open {
     fn new() -> anyhow::Result<Self> {
@@ -54,23 +51,12 @@ impl Open {
         Self::with(skep, holder)
     }
 
-    fn with(skep: Skep, mut holder: Command) -> anyhow::Result<Self> {
-        let holder = holder.spawn()?;
-        let open = Self { skep, holder };
-        let up = open.skep.ground().workspace().join("up");
-        process::until(PATIENCE, || Ok(up.exists())).context("the holder did not start")?;
+    fn with(skep: Skep, holder: Command) -> anyhow::Result<Self> {
+        let open = Self { _holder: skep.hold(holder)?, skep };
         let socket = open.skep.runtime().join("skepd.sock");
         chown(&socket, None, Some(NOBODY))?;
         fs::set_permissions(&socket, fs::Permissions::from_mode(0o660))?;
         Ok(open)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        // A skep that is gone already is what this is for.
-        let _ = process::kill_tree(self.holder.id());
-        let _ = self.holder.wait();
     }
 }
 

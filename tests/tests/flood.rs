@@ -1,13 +1,12 @@
 //! Nobody blinds the audit or flushes it: what a sandbox has too much of is its own loss, and then its own end.
 
 use std::fs::File;
-use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use skep_tests::Outcome;
 use skep_tests::audit::Record;
-use skep_tests::process::{kill_tree, run, wait};
+use skep_tests::process::{Running, run, until, wait};
 use skep_tests::skep::Skep;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,17 +18,6 @@ const FLOODS: &str = "import os, time\n\
     \x20   for _ in range(1000):\n\
     \x20       try: os.open('/nowhere/file', os.O_RDONLY)\n\
     \x20       except OSError: pass\n";
-
-/// A run that is ended with its test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended already in a test that passes.
-        let _ = kill_tree(self.0.id());
-        let _ = self.0.wait();
-    }
-}
 
 /// How often `true` was executed.
 fn executed(audit: &[Record]) -> usize {
@@ -46,16 +34,12 @@ fn lost(audit: &[Record]) -> Option<u64> {
 
 /// Waits until a running sandbox has lost records.
 fn await_losses(skep: &Skep, name: &str) -> Outcome {
-    let begun = Instant::now();
-    while begun.elapsed() < PATIENCE {
+    let has_lost = || {
         let status = run(&mut skep.command(["status", "--json", name]), PATIENCE)?;
         let status: serde_json::Value = serde_json::from_str(status.stdout.trim()).unwrap_or_default();
-        if status["counters"]["lost"].as_u64().is_some_and(|lost| lost > 0) {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    anyhow::bail!("the flood is read as fast as it comes: the test shows nothing")
+        Ok(status["counters"]["lost"].as_u64().is_some_and(|lost| lost > 0))
+    };
+    until(PATIENCE, has_lost).context("the flood is read as fast as it comes: the test shows nothing")
 }
 
 #[test]

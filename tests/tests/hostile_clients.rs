@@ -3,7 +3,6 @@
 use std::io::{ErrorKind, IoSlice, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -14,8 +13,8 @@ use nix::sys::socket::{
     socket, sockopt,
 };
 use skep_tests::Outcome;
-use skep_tests::process;
-use skep_tests::skep::Skep;
+use skep_tests::process::{self, Running};
+use skep_tests::skep::{HOLD, Skep};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -57,17 +56,14 @@ impl Lingering {
 /// A skepd that lives as long as a sandbox of its own does.
 struct Service {
     skep: Skep,
-    holder: Child,
+    _holder: Running,
 }
 
 impl Service {
     fn new() -> anyhow::Result<Self> {
         let skep = Skep::new()?;
-        let holder = skep.shell("echo up > up; exec sleep 600").command().stdout(Stdio::null()).spawn()?;
-        let service = Self { skep, holder };
-        let up = service.skep.ground().workspace().join("up");
-        process::until(PATIENCE, || Ok(up.exists()))?;
-        Ok(service)
+        let holder = skep.shell(HOLD).command();
+        Ok(Self { _holder: skep.hold(holder)?, skep })
     }
 
     /// Sends each socket on a connection of its own. The connections are the clients'.
@@ -104,14 +100,6 @@ impl Service {
             ran.finished.stderr
         );
         Ok(())
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        // A skep that is gone already is what this is for.
-        let _ = process::kill_tree(self.holder.id());
-        let _ = self.holder.wait();
     }
 }
 

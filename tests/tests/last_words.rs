@@ -3,12 +3,11 @@
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Child;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use skep_tests::Outcome;
-use skep_tests::process::{kill_tree, wait};
+use skep_tests::process::{Running, until, wait};
 use skep_tests::skep::{Run, Skep};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,17 +40,6 @@ fn what_an_agent_sends_just_before_it_ends_arrives_and_is_recorded() -> Outcome 
     Ok(())
 }
 
-/// A run that is ended with its test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended already in a test that passes.
-        let _ = kill_tree(self.0.id());
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_sandbox_whose_server_never_reads_holds_up_no_other() -> Outcome {
     const FILLS: &str = "import socket\n\
@@ -67,11 +55,7 @@ fn a_sandbox_whose_server_never_reads_holds_up_no_other() -> Outcome {
     for _ in 0..5 {
         let mut run = with_server(skep.run(["python3", "-c", FILLS]), &server)?.command();
         let mut stuck = Running(run.spawn().context("start the run that gets stuck")?);
-        let appeared = (0..600).any(|_| {
-            std::thread::sleep(Duration::from_millis(50));
-            full.exists()
-        });
-        ensure!(appeared, "the connection was never full");
+        until(PATIENCE, || Ok(full.exists())).context("the connection was never full")?;
         std::fs::remove_file(&full)?;
         ensure!(skep.run(["true"]).finish()?.code() == 0, "the other run failed");
         let first = stuck.0.try_wait()?.is_none();

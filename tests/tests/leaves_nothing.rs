@@ -12,8 +12,8 @@ use anyhow::{Context, ensure};
 use skep_tests::Outcome;
 use skep_tests::audit::Record;
 use skep_tests::ground::{CANARY, Ground};
-use skep_tests::process::{kill_one, kill_tree, run, send, wait};
-use skep_tests::skep::Skep;
+use skep_tests::process::{Running, kill_one, kill_tree, run, send, until, wait};
+use skep_tests::skep::{HOLD, Skep};
 use skep_tests::snapshot::{Snapshot, descriptors};
 
 const SETTLE: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ fn turn() -> MutexGuard<'static, ()> {
 /// A skep with one sandbox that stays, so that its skepd is the same all the time.
 struct Warm {
     skep: Skep,
-    holder: Child,
+    _holder: Running,
     before: Snapshot,
     open: Vec<String>,
 }
@@ -41,9 +41,7 @@ struct Warm {
 impl Warm {
     fn new() -> anyhow::Result<Self> {
         let skep = Skep::new()?;
-        let holder =
-            skep.shell("echo up > up; exec sleep 600").command().spawn().context("start the holder")?;
-        wait_for(&skep.ground().workspace().join("up"))?;
+        let holder = skep.hold(skep.shell(HOLD).command())?;
         // The first run makes what is made once: a template, a gateway, caches.
         ensure!(skep.run(["true"]).finish()?.code() == 0, "the first run failed");
         // What is made ahead for the next launch is made in the background: two looks must agree.
@@ -57,7 +55,7 @@ impl Warm {
             before = again;
         }
         let open = descriptors(daemon(&skep)?)?;
-        Ok(Self { skep, holder, before, open })
+        Ok(Self { skep, _holder: holder, before, open })
     }
 
     fn nothing_is_left(&self) -> Outcome {
@@ -72,14 +70,6 @@ impl Warm {
     }
 }
 
-impl Drop for Warm {
-    fn drop(&mut self) {
-        // A skep that is gone already is what this is for.
-        let _ = kill_tree(self.holder.id());
-        let _ = self.holder.wait();
-    }
-}
-
 fn kept(skep: &Skep) -> [PathBuf; 2] {
     [skep.state(), skep.runtime()]
 }
@@ -89,13 +79,8 @@ fn daemon(skep: &Skep) -> anyhow::Result<u32> {
 }
 
 fn wait_for(path: &std::path::Path) -> Outcome {
-    for _ in 0..400 {
-        if path.exists() {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    anyhow::bail!("{} did not appear", path.display())
+    let deadline = Duration::from_secs(20);
+    until(deadline, || Ok(path.exists())).with_context(|| format!("{} did not appear", path.display()))
 }
 
 /// The control of all others: a snapshot that sees nothing would be content with everything.
@@ -214,12 +199,7 @@ impl Hanging {
     }
 
     fn until(&self, what: &str, condition: impl Fn() -> anyhow::Result<bool>) -> Outcome {
-        let end = Instant::now() + AT_ONCE;
-        while !condition()? {
-            ensure!(Instant::now() < end, "not within {AT_ONCE:?}: {what}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
+        until(AT_ONCE, condition).with_context(|| what.to_owned())
     }
 
     /// Everything goes, the daemon at last.
@@ -376,13 +356,12 @@ fn what_a_crash_left_is_cleared_away_and_recorded_at_the_next_start() -> Outcome
     let _turn = turn();
     let skep = Skep::new()?;
     let before = Snapshot::take(skep.ground(), &[skep.runtime()])?;
-    let mut launch = skep.shell("echo up > up; exec sleep 600").command().spawn()?;
-    wait_for(&skep.ground().workspace().join("up"))?;
+    let mut launch = skep.hold(skep.shell(HOLD).command())?;
     let keepers = skep.processes_named("skep-keeper")?;
     keepers.iter().try_for_each(|keeper| send(*keeper, "STOP"))?;
     kill_one(daemon(&skep)?)?;
     keepers.into_iter().try_for_each(kill_one)?;
-    ensure!(ended(&mut launch)?.code() == Some(125), "skep does not notice");
+    ensure!(ended(&mut launch.0)?.code() == Some(125), "skep does not notice");
     // A snapshot that looked for control groups in the wrong place would see none here.
     let left = Snapshot::take(skep.ground(), &[skep.runtime()])?.since(&before);
     ensure!(left.iter().any(|line| line.starts_with("cgroup") && line.contains("/sandboxes/")), "{left:#?}");

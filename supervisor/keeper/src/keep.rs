@@ -6,14 +6,12 @@
 //!    +-> Failed <----+--------------------------------------------+    end of the channel, at any time: all killed
 //! ```
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
-use skep_kernel::SyscallError;
 use skep_kernel::clone::{enter_mount_namespace_of, signal};
 use skep_kernel::process::readable;
 use skep_kernel::seqpacket::{Channel, ChannelError, Message};
@@ -254,7 +252,7 @@ impl Keeper<'_> {
         // PID 1 may have failed when the agent had only its execve left, and taken the agent with it. It says so
         // before it ends, so what it said is there by now.
         let mut init_said = None;
-        if has_news(self.launched.channel.as_fd()).at(Stage::Init)? {
+        if self.launched.channel.is_readable_within(Duration::ZERO).at(Stage::Init)? {
             match self.launched.channel.receive::<Report>().at(Stage::Init)? {
                 Some((Report::Failed(failure), _)) => return Ok(Some(End::Failed(failure))),
                 Some((Report::Exited(ending), _)) => init_said = Some(ending),
@@ -342,16 +340,6 @@ impl Keeper<'_> {
             }
         }
         Err(Failure::new(Stage::Init, format!("rmdir({})", self.sandbox), Errno::EBUSY))
-    }
-}
-
-/// Is there something to receive right now, or the end of the peer?
-fn has_news(channel: BorrowedFd<'_>) -> Result<bool, SyscallError> {
-    let mut wait = [PollFd::new(channel, PollFlags::POLLIN)];
-    match poll(&mut wait, PollTimeout::ZERO) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::EINTR) => Ok(false),
-        Err(errno) => Err(SyscallError::from_nix("poll", "PID 1", errno)),
     }
 }
 
