@@ -270,6 +270,15 @@ fn what_ran_is_in_the_audit_with_its_arguments() -> Outcome {
 }
 
 #[test]
+fn what_a_file_is_moved_over_is_in_the_audit_also_when_both_were_written_before() -> Outcome {
+    let ran = ran("echo x > made; echo x > replaced; mv made replaced")?;
+    let moved =
+        ran.audit.iter().any(|record| record.kind() == "change" && record.says(&["/made", "/replaced"]));
+    ensure!(moved, "{:#?}", ran.audit);
+    Ok(())
+}
+
+#[test]
 fn control_characters_never_reach_a_terminal_raw() -> Outcome {
     let skep = Skep::new()?;
     let ran = skep.shell("/bin/echo $'\\x1b]52;c;evil\\x07' > /dev/null; touch $'\\x1b[2Jname'").finish()?;

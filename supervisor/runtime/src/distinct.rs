@@ -11,15 +11,15 @@ const MOST: usize = 10_000;
 /// and how many bytes of them.
 const MOST_BYTES: usize = 4 << 20;
 
-/// Was it met before?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Was it met before? Of several answers the greatest says whether there was anything new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Met {
-    /// No. It is remembered now.
-    First,
     /// Yes.
     Again,
     /// Perhaps: there is no room to remember it.
     Perhaps,
+    /// No. It is remembered now.
+    First,
 }
 
 /// The different things that were met, each with what is known of it.

@@ -18,7 +18,7 @@ use crate::audit::{self, Body, Record, Text};
 use crate::distinct::{Distinct, Met};
 use crate::protocol::Denial;
 use crate::record::{count_denial, losses};
-use crate::registry::{Live, Registry};
+use crate::registry::{Live, Registry, Trace};
 
 /// Appends the records an event deserves: none for repeats and for sandboxes that are gone.
 pub fn record(registry: &Registry, absence: &mut Absence, event: Event, records: &mut Vec<Record>) {
@@ -34,16 +34,16 @@ pub fn record(registry: &Registry, absence: &mut Absence, event: Event, records:
     };
     let Some(live) = registry.of_cgroup(task.cgroup) else { return };
     let at = task.time_ns;
-    let body = match event {
-        Event::Exec(exec) => Some(executed(&live, exec)),
-        Event::Exit(exit) => Some(ended(&exit.task, exit.status)),
-        Event::Opened(opened) => passed_open(&live, &opened),
-        Event::Changed(call) => passed_change(&live, &call),
-        Event::Refused(call) => refused(&live, absence, &call),
-        Event::Connect(connect) => refused_address(&live, &connect),
-        Event::Overflowed { .. } | Event::Lost { .. } | Event::Malformed { .. } => None,
-    };
-    records.extend(body.map(|body| Record::of(&live.origin, body).at(at)));
+    let mut tell = |body| records.push(Record::of(&live.origin, body).at(at));
+    match event {
+        Event::Exec(exec) => tell(executed(&live, exec)),
+        Event::Exit(exit) => tell(ended(&exit.task, exit.status)),
+        Event::Opened(opened) => passed_open(&live, &opened).into_iter().for_each(tell),
+        Event::Changed(call) => passed_change(&live, &call).into_iter().for_each(tell),
+        Event::Refused(call) => refused(&live, absence, &call).into_iter().for_each(tell),
+        Event::Connect(connect) => refused_address(&live, &connect).into_iter().for_each(tell),
+        Event::Overflowed { .. } | Event::Lost { .. } | Event::Malformed { .. } => {}
+    }
 }
 
 /// A sandbox had more to tell than it has room for: its loss, and nobody else's.
@@ -102,7 +102,7 @@ fn passed_open(live: &Live, opened: &Opened) -> Option<Body> {
     if is_private(&verdict) || opened.file.path.accuracy.detached {
         return None;
     }
-    changed(live, path, || {
+    changed(live, [(op, path)], || {
         Body::Open(audit::Open {
             task: who(&opened.task),
             path: Text::from(path),
@@ -112,32 +112,45 @@ fn passed_open(live: &Live, opened: &Opened) -> Option<Body> {
     })
 }
 
-fn passed_change(live: &Live, call: &Call) -> Option<Body> {
-    let path = place(&call.first)?;
-    let verdict = live.policy.judge(operation(call.name(), 0), &path);
-    if verdict.decision != Decision::Allow {
-        return unenforced(live, call.name(), &path, &verdict);
+/// A call that changed names or attributes. What the policy denies of it is told apart from what it allows.
+fn passed_change(live: &Live, call: &Call) -> Vec<Body> {
+    let mut bodies = Vec::new();
+    let mut allowed = Vec::new();
+    for (op, path) in effects(call) {
+        let verdict = live.policy.judge(op, &path);
+        if verdict.decision != Decision::Allow {
+            bodies.extend(unenforced(live, call.name(), &path, &verdict));
+        } else if !is_private(&verdict) {
+            allowed.push((op, path));
+        }
     }
-    if is_private(&verdict) {
-        return None;
-    }
-    changed(live, &path, || {
+    bodies.extend(changed(live, allowed.iter().map(|(op, path)| (*op, path.as_path())), || {
         Body::Change(audit::Change {
             task: who(&call.task),
             op: call.name().to_owned(),
-            path: Text::from(path.as_path()),
-            to: call.second.as_ref().and_then(place).map(|path| Text::from(path.as_path())),
+            path: told(&call.first),
+            to: call.second.as_ref().map(told),
         })
-    })
+    }));
+    bodies
 }
 
-/// Counts a change. Its record, if the path was not changed before; if that is not known, it is only counted.
-fn changed(live: &Live, path: &Path, body: impl FnOnce() -> Body) -> Option<Body> {
+/// Counts a change of some paths. Its record, if one of them was not changed in this way before; if that is not known,
+/// it is only counted.
+fn changed<'p>(
+    live: &Live,
+    effects: impl IntoIterator<Item = (FileOp, &'p Path)>,
+    body: impl FnOnce() -> Body,
+) -> Option<Body> {
     let mut progress = live.progress();
-    let name = path.as_os_str().as_bytes();
-    let (met, _) = progress.changed.meet(name.to_vec(), (), name.len());
-    progress.counters.changed += u64::from(met != Met::Again);
-    match met {
+    let meet = |(op, path): (FileOp, &Path)| {
+        let trace = if op == FileOp::Remove { Trace::Removed } else { Trace::Written };
+        let name = path.as_os_str().as_bytes();
+        progress.changed.meet((trace, name.to_vec()), (), name.len()).0
+    };
+    let newest = effects.into_iter().map(meet).max()?;
+    progress.counters.changed += u64::from(newest != Met::Again);
+    match newest {
         Met::First => Some(body()),
         Met::Again => None,
         Met::Perhaps => only_counted(&mut progress.changed, "changes of other paths"),
@@ -169,21 +182,11 @@ fn unenforced(live: &Live, op: &str, path: &Path, verdict: &Verdict) -> Option<B
 }
 
 fn refused(live: &Live, absence: &mut Absence, call: &Call) -> Option<Body> {
-    let path = place(&call.first)?;
-    let op = operation(call.name(), call.argument);
-    let verdict = live.policy.judge(op, &path);
-    // Of two paths the one that is denied is the one to talk about.
-    let (path, op, verdict) = match call.second.as_ref().and_then(place) {
-        Some(second) if verdict.decision == Decision::Allow => {
-            let verdict = live.policy.judge(FileOp::Create, &second);
-            (second, FileOp::Create, verdict)
-        }
-        _ => (path, op, verdict),
-    };
-    if verdict.decision == Decision::Allow {
-        // The policy has nothing against it: a missing file, or the file's own permissions.
-        return None;
-    }
+    let judged = effects(call).into_iter().map(|(op, path)| (op, live.policy.judge(op, &path), path));
+    // Of two paths the one that is denied is the one to talk about. If neither is, the policy has nothing against it: a
+    // missing file, or the file's own permissions.
+    let (op, verdict, path) =
+        judged.into_iter().find(|(_, verdict, _)| verdict.decision != Decision::Allow)?;
     if verdict.rule.is_none() && call.errno == libc::ENOENT {
         // What would be made is not there in any case: then the directory counts.
         let wanted = if op == FileOp::Create { path.parent().unwrap_or(&path) } else { &path };
@@ -259,7 +262,21 @@ fn refused_address(live: &Live, connect: &Connect) -> Option<Body> {
     })
 }
 
-/// What a system call does to its first path, in the words of the policy.
+/// What a system call does to the paths it names, in the words of the policy. A path that is not known is left out.
+fn effects(call: &Call) -> Vec<(FileOp, PathBuf)> {
+    let second = match call.name() {
+        // The target of a symbolic link is only text.
+        "symlink" | "symlinkat" => None,
+        // Each of the two loses what it named.
+        "renameat2" if call.argument & u64::from(libc::RENAME_EXCHANGE) != 0 => Some(FileOp::Remove),
+        _ => Some(FileOp::Create),
+    };
+    let first = (operation(call.name(), call.argument), &call.first);
+    let named = [Some(first), second.zip(call.second.as_ref())].into_iter().flatten();
+    named.filter_map(|(op, named)| Some((op, place(named)?))).collect()
+}
+
+/// What a system call does to its first path.
 fn operation(call: &str, flags: u64) -> FileOp {
     let flag = |flag: i32| flags & u64::from(flag.unsigned_abs()) != 0;
     match call {
@@ -272,8 +289,14 @@ fn operation(call: &str, flags: u64) -> FileOp {
             FileOp::Create
         }
         "unlink" | "unlinkat" | "rmdir" | "rename" | "renameat" | "renameat2" => FileOp::Remove,
+        // Among others a hard link: under its second name the file can be written where no rule on the first one reaches.
         _ => FileOp::Write,
     }
+}
+
+/// A path as a record has it: what the call named where its absolute path is not known.
+fn told(named: &Named) -> Text {
+    place(named).map_or_else(|| Text::from(named.joined()), |path| Text::from(path.as_path()))
 }
 
 /// The absolute path a call names: base and claim joined, `.` and `..` removed as text. It explains, it never
@@ -324,6 +347,9 @@ fn shown(path: &Path) -> String {
 mod tests {
     use std::sync::Arc;
 
+    use skep_ebpf_abi::syscalls::WATCHED;
+    use skep_kernel::bpf::{Accuracy, Claimed};
+
     use super::*;
     use crate::registry::Repeated;
 
@@ -356,7 +382,7 @@ mod tests {
             let name = "x".repeat(1 << 20);
             let repeated = Repeated { count: 0, rule: None, allow_with: None };
             for number in 0..4 {
-                progress.changed.meet(format!("{number}").into_bytes(), (), name.len());
+                progress.changed.meet((Trace::Written, format!("{number}").into_bytes()), (), name.len());
                 progress.unenforced.meet(format!("{number}"), (), name.len());
                 progress.denials.meet(format!("{number}"), repeated.clone(), name.len());
             }
@@ -391,7 +417,8 @@ mod tests {
     #[test]
     fn changes_are_then_counted_and_that_is_said_once() {
         let live = full();
-        let told = ["/a", "/b", "/a"].map(|path| changed(&live, Path::new(path), || panic!("a record")));
+        let told = ["/a", "/b", "/a"]
+            .map(|path| changed(&live, [(FileOp::Write, Path::new(path))], || panic!("a record")));
         assert!(matches!(told, [Some(Body::Error(_)), None, None]), "{told:?}");
         assert_eq!(live.progress().counters.changed, 3);
     }
@@ -401,11 +428,137 @@ mod tests {
         let live = Live::for_tests("a", 1);
         let path = Path::new("/a");
         let verdict = live.policy.judge(FileOp::Write, path);
-        assert!(changed(&live, path, || Body::Open(audit::Open::default())).is_some());
+        assert!(changed(&live, [(FileOp::Write, path)], || Body::Open(audit::Open::default())).is_some());
         let told = [(); 2].map(|()| unenforced(&live, "open", path, &verdict));
         assert!(matches!(told, [Some(Body::Error(_)), None]), "{told:?}");
         let live = full();
         let told = [(); 2].map(|()| unenforced(&live, "open", path, &verdict));
         assert!(matches!(told, [Some(_), Some(_)]), "{told:?}");
+    }
+
+    /// A sandbox whose workspace is `/home/u/project`.
+    fn working() -> Live {
+        let profile = "schema = 1\nname = \"p\"\n[files]\nwrite = [\"${workspace}\"]\n\
+                       [guards]\nprotect = [\"**/.mcp.json\"]\n";
+        Live::with_profile("a", 1, profile)
+    }
+
+    fn call(name: &str, argument: u64, first: &str, second: &str) -> Call {
+        let named = |path: &str| {
+            let (bytes, accuracy) = (path.as_bytes().to_vec(), Accuracy::default());
+            Named { claimed: Some(Claimed { bytes, total: 0, accuracy }), ..Named::default() }
+        };
+        let (syscall, ..) = WATCHED.iter().find(|(_, known, _)| *known == name).unwrap();
+        let task = Task {
+            cgroup: 1,
+            process: 2,
+            thread: 2,
+            parent: 1,
+            start_ns: 0,
+            time_ns: 0,
+            comm: b"mv".to_vec(),
+        };
+        let (first, second) = (named(first), Some(named(second)));
+        Call { task, syscall: *syscall, errno: 0, argument, first, second }
+    }
+
+    /// What is told of a call in the workspace that passed: `path > to` of its record, the message where it should not
+    /// have passed.
+    fn told_of(live: &Live, (name, argument, first, second): (&str, u64, &str, &str)) -> Vec<String> {
+        let at = |path: &str| Path::new("/home/u/project").join(path).display().to_string();
+        let passed = passed_change(live, &call(name, argument, &at(first), &at(second)));
+        let shown = |text: &Text| text.shown().replace("/home/u/project/", "");
+        let told = |body| match body {
+            Body::Change(audit::Change { path, to: Some(to), .. }) => {
+                format!("{} > {}", shown(&path), shown(&to))
+            }
+            Body::Error(error) => shown(&error.message),
+            other => panic!("{other:?}"),
+        };
+        passed.into_iter().map(told).collect()
+    }
+
+    #[test]
+    fn a_change_is_recorded_unless_both_names_were_changed_so_before() {
+        let live = working();
+        let write =
+            |path| changed(&live, [(FileOp::Write, Path::new(path))], || Body::Open(audit::Open::default()));
+        assert!(write("/home/u/project/a").is_some() && write("/home/u/project/b").is_some());
+        let told = |call| told_of(&live, call);
+        assert_eq!(told(("rename", 0, "a", "b")), ["a > b"], "a is there no more");
+        assert!(told(("rename", 0, "a", "b")).is_empty());
+        assert_eq!(told(("rename", 0, "a", "c")), ["a > c"], "c was not there before");
+        assert_eq!(
+            told(("rename", 0, "/tmp/x", "d")),
+            ["/tmp/x > d"],
+            "what happens in /tmp concerns nobody, d does"
+        );
+        assert!(told(("rename", 0, "/tmp/x", "/tmp/y")).is_empty());
+        assert_eq!(told(("link", 0, "a", "e")), ["a > e"]);
+        assert_eq!(
+            told(("symlinkat", 0, "f", "/etc/passwd")),
+            ["f > /etc/passwd"],
+            "the target is only text"
+        );
+        assert_eq!(live.progress().counters.changed, 7);
+    }
+
+    #[test]
+    fn an_exchange_takes_both_names_from_what_had_them() {
+        let live = working();
+        let told = |call| told_of(&live, call);
+        assert_eq!(told(("rename", 0, "a", "b")), ["a > b"]);
+        assert_eq!(told(("rename", 0, "b", "a")), ["b > a"]);
+        let exchange = u64::from(libc::RENAME_EXCHANGE);
+        assert!(told(("renameat2", exchange, "a", "b")).is_empty());
+        assert_eq!(told(("renameat2", exchange, "a", "c")), ["a > c"]);
+        assert!(told(("rename", 0, "c", "a")).is_empty(), "c was taken away before");
+    }
+
+    #[test]
+    fn what_passed_against_the_policy_is_named_whichever_of_two_paths_it_is() {
+        let live = working();
+        let told = |call| told_of(&live, call);
+        let weaker = |what: &str| {
+            format!(
+                "{what} passed, although p:6 guards.protect \"**/.mcp.json\": no layer of this host enforces it"
+            )
+        };
+        assert_eq!(
+            told(("rename", 0, "a", ".mcp.json")),
+            [weaker("rename .mcp.json"), "a > .mcp.json".to_owned()]
+        );
+        assert!(told(("rename", 0, "a", ".mcp.json")).is_empty());
+        assert_eq!(
+            told(("rename", 0, "x/.mcp.json", "y/.mcp.json")),
+            [weaker("rename x/.mcp.json"), weaker("rename y/.mcp.json")]
+        );
+        assert_eq!(
+            told(("link", 0, ".mcp.json", "b")),
+            [weaker("link .mcp.json"), ".mcp.json > b".to_owned()]
+        );
+        assert_eq!(told(("symlink", 0, "c", "/home/u/project/.mcp.json")), ["c > .mcp.json"]);
+    }
+
+    #[test]
+    fn of_two_paths_of_a_refused_call_the_denied_one_is_told() {
+        let live = working();
+        let denied = |name, argument, first: &str, second: &str| {
+            let call = Call { errno: libc::EBUSY, ..call(name, argument, first, second) };
+            match refused(&live, &mut Absence::default(), &call) {
+                Some(Body::Denied(denied)) => Some(denied.object.shown()),
+                None => None,
+                other => panic!("{other:?}"),
+            }
+        };
+        let (own, guarded) = ("/home/u/project/a", "/home/u/project/.mcp.json");
+        for (first, second) in [(own, guarded), (guarded, own)] {
+            for (name, argument) in [("rename", 0), ("renameat2", u64::from(libc::RENAME_EXCHANGE))] {
+                assert_eq!(denied(name, argument, first, second).as_deref(), Some(guarded));
+                live.progress().denials = Distinct::default();
+            }
+        }
+        assert_eq!(denied("symlink", 0, own, guarded), None, "the target is only text");
+        assert_eq!(denied("symlink", 0, guarded, own).as_deref(), Some(guarded));
     }
 }

@@ -55,8 +55,8 @@ pub struct Progress {
     pub pid: Option<u32>,
     /// What it did.
     pub counters: Counters,
-    /// The paths it changed.
-    pub changed: Distinct<Vec<u8>>,
+    /// The paths it changed, and how.
+    pub changed: Distinct<(Trace, Vec<u8>)>,
     /// What passed although the policy denies it.
     pub unenforced: Distinct<String>,
     /// What was denied, with its repeats.
@@ -64,6 +64,15 @@ pub struct Progress {
     /// Names by their virtual addresses, [`MOST_NAMES`] of them. The gateway says so, and it is believed only for
     /// what is written down.
     pub names: HashMap<IpAddr, String>,
+}
+
+/// What a change left at a path: what is made again after it was removed must not hide that it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trace {
+    /// It was made or changed.
+    Written,
+    /// What was there is there no more.
+    Removed,
 }
 
 /// A denial and how often it was repeated.
@@ -151,6 +160,11 @@ impl Live {
 impl Live {
     /// A sandbox that no rule grants anything.
     pub(crate) fn for_tests(name: &str, cgroup: u64) -> Self {
+        Self::with_profile(name, cgroup, "schema = 1\nname = \"p\"\n")
+    }
+
+    /// A sandbox with this profile.
+    pub(crate) fn with_profile(name: &str, cgroup: u64, profile: &str) -> Self {
         use skep_policy::compose::compose;
         use skep_policy::diagnostics::Source;
         use skep_policy::policy::Bindings;
@@ -160,7 +174,7 @@ impl Live {
 
         use crate::audit::{self, Redactor};
 
-        let profile = Profile::parse(&Source::new("p", "schema = 1\nname = \"p\"\n")).unwrap();
+        let profile = Profile::parse(&Source::new("p", profile)).unwrap();
         let effective = compose(&profile, &Shipped).unwrap();
         let sandbox = audit::Sandbox {
             id: cgroup.to_string(),

@@ -162,6 +162,18 @@ fn as_root_renames_links_and_removals_are_changes_with_both_names() {
 }
 
 #[test]
+fn as_root_an_exchange_is_told_from_a_rename_by_its_flag() {
+    let mut rig = Rig::new(false);
+    rig.inside("echo x > a; echo y > b");
+    let output = rig.run_inside(&crate::roles::command("exchange"));
+    assert!(output.status.success(), "{output:?}");
+    let events = rig.events();
+    let call = changed(&events).into_iter().find(|call| call.name() == "renameat2").expect("renameat2");
+    assert_eq!(call.argument, u64::from(libc::RENAME_EXCHANGE));
+    assert_eq!(call.second.as_ref().map(Named::joined).as_deref(), Some(bytes(&rig.path("b"))));
+}
+
+#[test]
 fn as_root_a_refused_path_socket_is_reported_with_its_path() {
     let mut rig = Rig::new(false);
     let path = rig.path("no-socket");

@@ -38,6 +38,7 @@ fn a_child_plays_its_role() {
         Ok("connect") => connect(),
         Ok("thread-exec") => thread_exec(),
         Ok("unix") => unix(),
+        Ok("exchange") => exchange(),
         Ok("open") => open(libc::O_RDONLY),
         Ok("open-write") => open(libc::O_WRONLY),
         Ok("flood") => (0..20_000).for_each(|_| drop(std::fs::File::open("/nowhere/file"))),
@@ -89,6 +90,12 @@ fn report<T>(what: &str, address: &str, result: io::Result<T>) {
 fn thread_exec() {
     use std::os::unix::process::CommandExt;
     std::thread::spawn(|| panic!("{}", Command::new("sh").args(["-c", "exit 5"]).exec())).join().unwrap();
+}
+
+/// Exchanges the files `a` and `b` of its working directory.
+fn exchange() {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    renameat2(AT_FDCWD, "a", AT_FDCWD, "b", RenameFlags::RENAME_EXCHANGE).unwrap();
 }
 
 /// Opens and closes a file many times and reports the nanoseconds one round takes.
