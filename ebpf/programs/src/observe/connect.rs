@@ -13,7 +13,7 @@ use aya_ebpf::programs::SockAddrContext;
 use skep_ebpf_abi::net::{Transport, Verdict, judge_v4, judge_v6};
 use skep_ebpf_abi::record::{CONNECT, ConnectRecord};
 
-use crate::emit::{Ticket, count};
+use crate::emit::{Ticket, count, who};
 use crate::maps::SANDBOXES;
 
 const ALLOW: i32 = 1;
@@ -94,19 +94,17 @@ fn destination(asked: *const bpf_sock_addr, family: u32) -> [u32; 4] {
     }
 }
 
+/// Whoever is preempted while it holds a reservation keeps every later record back, and these hooks are preemptible: the
+/// record is made on the stack, and numbered when it is ready.
 #[inline(always)]
 fn record(ctx: &SockAddrContext, cgroup: u64, family: u32, address: [u32; 4], port: u16, verdict: Verdict) {
+    // SAFETY: the context is valid.
+    let (cookie, protocol) = unsafe {
+        (bpf_get_socket_cookie(ctx.sock_addr.cast()), read_volatile(&raw const (*ctx.sock_addr).protocol))
+    };
+    let (header, port, verdict) = (who(), u32::from(port), verdict as u32);
+    let mut record = ConnectRecord { header, cookie, address, family, port, protocol, verdict };
     let Some(ticket) = Ticket::take(cgroup, CONNECT) else { return };
-    let Some(record) = ticket.reserve::<ConnectRecord>() else { return };
-    // SAFETY: `record` is reserved, the context valid.
-    unsafe {
-        ticket.head(&raw mut (*record).header);
-        (*record).cookie = bpf_get_socket_cookie(ctx.sock_addr.cast());
-        (*record).address = address;
-        (*record).family = family;
-        (*record).port = u32::from(port);
-        (*record).protocol = read_volatile(&raw const (*ctx.sock_addr).protocol);
-        (*record).verdict = verdict as u32;
-    }
-    ticket.submit(record);
+    record.header = ticket.stamp(record.header);
+    ticket.output(&record);
 }

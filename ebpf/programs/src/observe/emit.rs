@@ -5,7 +5,7 @@ use core::ptr::read_volatile;
 use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_boot_ns,
-    bpf_ringbuf_discard, bpf_ringbuf_query, bpf_ringbuf_reserve, bpf_ringbuf_submit,
+    bpf_ringbuf_discard, bpf_ringbuf_output, bpf_ringbuf_query, bpf_ringbuf_reserve, bpf_ringbuf_submit,
 };
 use skep_ebpf_abi::quota::{footprint, has_room};
 use skep_ebpf_abi::record::Header;
@@ -54,8 +54,7 @@ impl Ticket {
         // SAFETY: EVENTS is the ring's definition; the size is constant.
         let record: *mut T = unsafe { bpf_ringbuf_reserve(ring(), size_of::<T>() as u64, 0) }.cast();
         if record.is_null() {
-            // SAFETY: a value of a map, alive while the program runs.
-            add(unsafe { &raw mut (*self.counts).lost }, 1);
+            self.lost();
             return None;
         }
         Some(record)
@@ -71,6 +70,29 @@ impl Ticket {
         unsafe { bpf_ringbuf_submit(record.cast(), 0) };
     }
 
+    /// Sends a record that is whole, or counts it as lost.
+    #[inline(always)]
+    pub fn output<T>(&self, record: &T) {
+        let length = size_of::<T>();
+        // SAFETY: a value of a map, alive while the program runs.
+        let bytes = unsafe { &raw mut (*self.counts).bytes };
+        // Before the reader can take it, as in `submit`.
+        add(bytes, footprint(length));
+        // SAFETY: EVENTS is the ring's definition; the record is `length` bytes without padding.
+        let sent =
+            unsafe { bpf_ringbuf_output(ring(), (&raw const *record).cast_mut().cast(), length as u64, 0) };
+        if sent != 0 {
+            add(bytes, footprint(length).wrapping_neg());
+            self.lost();
+        }
+    }
+
+    #[inline(always)]
+    fn lost(&self) {
+        // SAFETY: a value of a map, alive while the program runs.
+        add(unsafe { &raw mut (*self.counts).lost }, 1);
+    }
+
     /// Gives a reserved record up: it is going to be written again in a larger one, beside which its room counts
     /// for little.
     #[inline(always)]
@@ -82,26 +104,41 @@ impl Ticket {
     /// Fills in the header of a reserved record.
     #[inline(always)]
     pub fn head(&self, header: *mut Header) {
-        let task = current();
-        let leader = read(task + offset!(task_leader)).unwrap_or(task);
-        let parent: u64 = read(leader + offset!(task_parent)).unwrap_or(0);
         // SAFETY: `header` is inside a reserved record.
-        let header = unsafe { &mut *header };
+        unsafe { header.write(self.stamp(who())) };
+    }
+
+    /// The header of the record this is for.
+    #[inline(always)]
+    pub fn stamp(&self, who: Header) -> Header {
+        Header { number: self.number, cgroup: self.cgroup, cpu: self.cpu, kind: self.kind, ..who }
+    }
+}
+
+/// What a header says of the running task, and when this was.
+#[inline(always)]
+pub fn who() -> Header {
+    let task = current();
+    let leader = read(task + offset!(task_leader)).unwrap_or(task);
+    let parent: u64 = read(leader + offset!(task_parent)).unwrap_or(0);
+    // SAFETY: no precondition.
+    let id = unsafe { bpf_get_current_pid_tgid() };
+    let mut comm = [0; 16];
+    // SAFETY: the name is 16 bytes long, as the helper is told.
+    unsafe { bpf_get_current_comm(comm.as_mut_ptr().cast(), 16) };
+    Header {
+        number: 0,
         // SAFETY: no precondition.
-        let id = unsafe { bpf_get_current_pid_tgid() };
-        header.number = self.number;
-        // SAFETY: no precondition.
-        header.time_ns = unsafe { bpf_ktime_get_boot_ns() };
-        header.cgroup = self.cgroup;
-        header.start_ns = read(leader + offset!(task_start)).unwrap_or(0);
-        header.process = (id >> 32) as u32;
-        header.thread = id as u32;
-        header.parent = read(parent + offset!(task_tgid)).unwrap_or(0);
-        header.cpu = self.cpu;
-        header.kind = self.kind;
-        header.reserved = 0;
-        // SAFETY: the name is 16 bytes long, as the helper is told, and it fills all of them.
-        unsafe { bpf_get_current_comm((&raw mut header.comm).cast(), 16) };
+        time_ns: unsafe { bpf_ktime_get_boot_ns() },
+        cgroup: 0,
+        start_ns: read(leader + offset!(task_start)).unwrap_or(0),
+        process: (id >> 32) as u32,
+        thread: id as u32,
+        parent: read(parent + offset!(task_tgid)).unwrap_or(0),
+        cpu: 0,
+        kind: 0,
+        reserved: 0,
+        comm,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{MapData, PerCpuArray, RingBuf};
@@ -17,6 +18,12 @@ use super::object::{OBSERVE, map_error};
 /// Ended processes that are remembered, to drop a second record of the same end.
 const REMEMBERED_ENDS: usize = 256;
 
+/// How often records that were numbered are looked for before they count as lost,
+const ATTEMPTS: u32 = 50;
+
+/// and how long in between. A task that is preempted runs again after a few of these, also on a busy machine.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Bytes of the ring that a record takes at least.
 const SMALLEST_RECORD: u64 = footprint(size_of::<Header>());
 
@@ -25,7 +32,7 @@ const SMALLEST_RECORD: u64 = footprint(size_of::<Header>());
 /// A sandbox whose records nobody takes runs out of room: its further ones are only counted, and reported as
 /// [`Event::Overflowed`]. Records of one CPU are numbered when they have room, so a number that is skipped is a
 /// record that met a full ring, reported as [`Event::Lost`]. Under `preempt=full` a connect hook may be overtaken
-/// between numbering and reserving its record: the gap is then reported although the record still comes.
+/// between numbering its record and putting it into the ring: the gap is then reported although the record still comes.
 pub struct EventReader {
     ring: RingBuf<MapData>,
     numbers: PerCpuArray<MapData, u64>,
@@ -78,22 +85,32 @@ impl EventReader {
     }
 
     /// Finds gaps that no later record has shown yet, as when a sandbox ends: everything numbered up to now is
-    /// queued, and what has not arrived is told by [`EventReader::account`]. No more is taken than the ring holds:
-    /// a sandbox that never rests fills it faster than anybody empties it.
+    /// queued, and what has not arrived is told by [`EventReader::account`]. A record that is numbered but not in the
+    /// ring yet, or not whole, is waited for, for a moment: its program was preempted, and those behind it wait with
+    /// it. No more is taken than the ring holds: a sandbox that never rests fills it faster than anybody empties it.
     ///
     /// # Errors
     /// When the counters cannot be read; the records are queued all the same.
     pub fn settle(&mut self) -> Result<(), BpfError> {
         let numbers = self.numbers.get(&0, 0).map_err(|source| map_error("NUMBERS", source));
-        for _ in 0..self.most_records {
-            if self.take().is_none() {
-                break;
-            }
-        }
-        for (cpu, number) in (0..).zip(numbers?.iter()) {
-            self.lost(cpu, *number);
+        let mut left = self.most_records;
+        self.take_up_to(&mut left);
+        let numbers: Vec<u64> = numbers?.iter().copied().collect();
+        patiently(|| {
+            self.take_up_to(&mut left);
+            left == 0 || self.sequence.has_up_to(&numbers)
+        });
+        for (cpu, number) in (0..).zip(numbers) {
+            self.lost(cpu, number);
         }
         Ok(())
+    }
+
+    /// Moves all records of the ring to the queue, but no more than are `left`.
+    fn take_up_to(&mut self, left: &mut u64) {
+        while *left > 0 && self.take().is_some() {
+            *left -= 1;
+        }
     }
 
     /// How many events [`EventReader::next`] has without looking into the ring.
@@ -152,6 +169,16 @@ impl AsRawFd for EventReader {
     }
 }
 
+/// Tries until it is done, as often as [`ATTEMPTS`] and with a [`PAUSE`] after each.
+fn patiently(mut is_done: impl FnMut() -> bool) {
+    for _ in 0..ATTEMPTS {
+        if is_done() {
+            return;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
 /// The next number expected of each CPU.
 #[derive(Default)]
 struct Sequence {
@@ -162,6 +189,11 @@ impl Sequence {
     /// How many numbers are missing if `number` is the next to arrive.
     fn missing_before(&self, cpu: u32, number: u64) -> u64 {
         number.saturating_sub(self.next.get(&cpu).copied().unwrap_or(0))
+    }
+
+    /// Has everything arrived that was numbered when these were the next numbers, by CPU.
+    fn has_up_to(&self, numbers: &[u64]) -> bool {
+        (0..).zip(numbers).all(|(cpu, number)| self.missing_before(cpu, *number) == 0)
     }
 
     /// Notes that `number` arrived; one that comes late changes nothing.
@@ -191,5 +223,25 @@ mod tests {
         sequence.arrived(0, 7);
         sequence.arrived(0, 3);
         assert_eq!(sequence.missing_before(0, 8), 0);
+    }
+
+    #[test]
+    fn everything_has_arrived_when_no_cpu_has_a_higher_number() {
+        let mut sequence = Sequence::default();
+        sequence.arrived(0, 4);
+        assert!(sequence.has_up_to(&[5, 0]) && sequence.has_up_to(&[4, 0]));
+        assert!(!sequence.has_up_to(&[6, 0]) && !sequence.has_up_to(&[5, 1]));
+    }
+
+    #[test]
+    fn what_is_late_is_waited_for_and_what_never_comes_is_not() {
+        for (late, asked) in [(0, 1), (3, 4), (u32::MAX, ATTEMPTS)] {
+            let mut count = 0;
+            patiently(|| {
+                count += 1;
+                count > late
+            });
+            assert_eq!(count, asked);
+        }
     }
 }
