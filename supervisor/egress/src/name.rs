@@ -3,9 +3,10 @@
 use std::fmt;
 
 use hickory_proto::rr::Name;
+use skep_policy::egress::LONGEST_NAME;
 
-/// A host name: lower-case letters, digits, hyphens and underscores in labels of 1 to 63 bytes, at most 253
-/// bytes in all, no trailing dot, and nothing a client could take for an address.
+/// A host name: lower-case letters, digits, hyphens and underscores in labels of 1 to 63 bytes, at most
+/// [`LONGEST_NAME`] in all, no trailing dot, and nothing a client could take for an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct HostName(String);
 
@@ -15,7 +16,7 @@ pub enum NameError {
     /// The root, or an empty label.
     #[error("the name is empty")]
     Empty,
-    /// More than 253 bytes, or a label of more than 63.
+    /// More than [`LONGEST_NAME`] bytes, or a label of more than 63.
     #[error("the name is too long")]
     Length,
     /// A byte that no host name has: NUL, dot inside a label, anything but letters, digits, `-` and `_`.
@@ -77,7 +78,7 @@ impl HostName {
         }
         match last {
             [] => Err(NameError::Empty),
-            _ if text.len() > 253 => Err(NameError::Length),
+            _ if text.len() > LONGEST_NAME => Err(NameError::Length),
             _ if is_number(last) => Err(NameError::Address),
             _ => Ok(Self(text)),
         }

@@ -17,6 +17,9 @@ pub const VIRTUAL_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 /// First of the virtual IPv6 addresses, a /32 of unique local ones.
 pub const VIRTUAL_V6: Ipv6Addr = Ipv6Addr::new(0xfd5c, 0xe900, 0, 0, 0, 0, 0, 0);
 
+/// Most bytes of a host name (RFC 1035: 255 on the wire, with the length of each label and an empty one at the end).
+pub const LONGEST_NAME: usize = 253;
+
 /// The compiled egress rules of one sandbox, in the order of the profile.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
@@ -122,7 +125,7 @@ pub fn canonical_name(name: &str) -> Option<String> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(good);
-    (name.len() <= 253 && name.split('.').all(label)).then(|| name.to_ascii_lowercase())
+    (name.len() <= LONGEST_NAME && name.split('.').all(label)).then(|| name.to_ascii_lowercase())
 }
 
 #[cfg(test)]

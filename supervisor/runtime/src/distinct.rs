@@ -59,6 +59,11 @@ impl<K: Ord, V> Distinct<K, V> {
         }
     }
 
+    /// What is known of a thing.
+    pub fn get(&self, thing: &K) -> Option<&V> {
+        self.known.get(thing)
+    }
+
     /// Those that are remembered.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.known.iter()

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
+use skep_policy::egress::LONGEST_NAME;
 use skep_policy::launch::Ids;
 use skep_policy::layers::Binding;
 use skep_policy::policy::Policy;
@@ -61,9 +62,8 @@ pub struct Progress {
     pub unenforced: Distinct<String>,
     /// What was denied, with its repeats.
     pub denials: Distinct<String, Repeated>,
-    /// Names by their virtual addresses, [`MOST_NAMES`] of them. The gateway says so, and it is believed only for
-    /// what is written down.
-    pub names: HashMap<IpAddr, String>,
+    /// Names by their virtual addresses. The gateway says so, and it is believed only for what is written down.
+    pub names: Distinct<IpAddr, String>,
 }
 
 /// What a change left at a path: what is made again after it was removed must not hide that it was.
@@ -85,9 +85,6 @@ pub struct Repeated {
     /// The line of TOML that would allow it.
     pub allow_with: Option<String>,
 }
-
-/// How many names of one sandbox are remembered by their addresses.
-const MOST_NAMES: usize = 10_000;
 
 /// Where a sandbox stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,10 +114,15 @@ impl Progress {
         denials.into_iter().take(most).map(denial).collect()
     }
 
-    /// Remembers which addresses stand for a name.
+    /// Remembers which addresses stand for a name. A gateway that is started again may give them to another one.
     pub fn learn(&mut self, name: &str, addresses: Option<(Ipv4Addr, Ipv6Addr)>) {
-        let Some((v4, v6)) = addresses.filter(|_| self.names.len() < MOST_NAMES) else { return };
-        self.names.extend([(v4.into(), name.to_owned()), (v6.into(), name.to_owned())]);
+        let Some((v4, v6)) = addresses.filter(|_| name.len() <= LONGEST_NAME) else { return };
+        for address in [v4.into(), v6.into()] {
+            // The name may be replaced by a longer one, so each counts as the longest.
+            if let (_, Some(known)) = self.names.meet(address, String::new(), LONGEST_NAME) {
+                name.clone_into(known);
+            }
+        }
     }
 }
 
@@ -303,6 +305,31 @@ mod tests {
         registry.remove(&old);
         assert_eq!(registry.find("twin").unwrap().id, "2");
         assert!(registry.of_id("2").is_some() && registry.of_cgroup(1).is_none());
+    }
+
+    #[test]
+    fn an_address_has_the_name_it_was_given_last() {
+        let (mut progress, addresses) = (Progress::default(), (Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST));
+        for name in ["a.example", "b.example"] {
+            progress.learn(name, Some(addresses));
+            for address in [addresses.0.into(), addresses.1.into()] {
+                assert_eq!(progress.names.get(&address).map(String::as_str), Some(name));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_gateway_says_of_names_has_a_bound_in_bytes() {
+        let mut progress = Progress::default();
+        for number in 0..20_000 {
+            let addresses = Some((Ipv4Addr::from_bits(number), Ipv6Addr::from_bits(number.into())));
+            progress.learn("a.example", addresses);
+            progress.learn(&"x".repeat(LONGEST_NAME), addresses);
+            progress.learn(&"y".repeat(LONGEST_NAME + 1), addresses);
+        }
+        let bytes: usize = progress.names.iter().map(|(_, name)| name.len()).sum();
+        assert!(bytes > 1 << 20 && bytes < 4 << 20, "{bytes}");
+        assert!(progress.names.iter().all(|(_, name)| name.starts_with('x')));
     }
 
     #[test]
