@@ -18,6 +18,7 @@ use crate::tree::Tree;
 /// The BPF objects, by the names of their binaries in `ebpf/programs`.
 const OBJECTS: [&str; 2] = ["observe", "lookup"];
 const BPF_TARGET: &str = "bpfel-unknown-none";
+const BPF_BUILD: &str = "bpf-build";
 
 /// Which binaries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,18 +83,22 @@ pub(crate) fn build(tree: &Tree, toolchain: &Toolchain, variant: Variant) -> any
 /// The BPF objects in `target/bpf`, where the kernel crate takes them from.
 fn objects(tree: &Tree, toolchain: &Toolchain) -> anyhow::Result<()> {
     say("building the BPF programs");
-    let build = tree.target.join("bpf-build");
     let mut cargo = toolchain.bpf.cargo();
-    cargo.args(["build", "--release", "-Z", "build-std=core", "--target", BPF_TARGET]);
-    cargo.arg("--target-dir").arg(&build).current_dir(tree.root.join("ebpf/programs"));
+    of_programs(tree, cargo.arg("build"));
     call::run(cargo.env("PATH", toolchain.bpf.path()?))?;
     let objects = tree.objects();
     fs::create_dir_all(&objects).with_context(|| format!("making {}", objects.display()))?;
     for object in OBJECTS {
-        let built = build.join(BPF_TARGET).join("release").join(object);
+        let built = tree.target.join(BPF_BUILD).join(BPF_TARGET).join("release").join(object);
         publish(&built, &objects.join(format!("{object}.bpf.o")))?;
     }
     Ok(())
+}
+
+/// Makes a call of cargo one on the BPF programs.
+pub(crate) fn of_programs<'c>(tree: &Tree, cargo: &'c mut Command) -> &'c mut Command {
+    cargo.args(["--release", "-Z", "build-std=core", "--target", BPF_TARGET]);
+    cargo.arg("--target-dir").arg(tree.target.join(BPF_BUILD)).current_dir(tree.root.join("ebpf/programs"))
 }
 
 fn keeper(tree: &Tree, target: KeeperTarget, directory: &Path) -> anyhow::Result<()> {

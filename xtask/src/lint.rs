@@ -4,17 +4,20 @@
 
 use std::process::Command;
 
+use crate::build;
 use crate::call::{self, say};
 use crate::compliance;
-use crate::setup;
+use crate::setup::{self, Purpose};
 use crate::tree::Tree;
 
 /// rustfmt, clippy and the rules of the repository.
 pub(crate) fn lint(tree: &Tree) -> anyhow::Result<()> {
-    setup::component("rustfmt", "rustfmt")?;
-    setup::component("clippy", "cargo-clippy")?;
+    let sysroot = setup::own_sysroot()?;
+    setup::component(&sysroot, "rustfmt", "rustfmt")?;
+    setup::component(&sysroot, "clippy", "cargo-clippy")?;
     say("rustfmt");
     call::run(cargo(tree).args(["fmt", "--all", "--check"]))?;
+    call::run(cargo(tree).args(["fmt", "--manifest-path", "ebpf/programs/Cargo.toml", "--check"]))?;
     say("clippy");
     call::run(cargo(tree).args([
         "clippy",
@@ -25,6 +28,9 @@ pub(crate) fn lint(tree: &Tree) -> anyhow::Result<()> {
         "--deny",
         "warnings",
     ]))?;
+    say("clippy on the BPF programs");
+    let mut clippy = setup::setup(tree, Purpose::Build)?.bpf.clippy()?;
+    call::run(build::of_programs(tree, &mut clippy).args(["--quiet", "--", "--deny", "warnings"]))?;
     say("the rules of the repository");
     call::run(cargo(tree).args(["test", "--quiet", "--package", "xtask", "--test", "repository"]))
 }

@@ -30,7 +30,7 @@ static PLACE: Array<Place> = Array::with_max_entries(1, 0);
 
 /// A packet looks for its socket.
 #[sk_lookup]
-pub fn lookup(ctx: SkLookupContext) -> u32 {
+pub(crate) fn lookup(ctx: SkLookupContext) -> u32 {
     let Some(place) = PLACE.get(0) else { return SK_DROP };
     let packet = ctx.lookup;
     // SAFETY: the context is valid; volatile because the verifier wants every field read by itself.

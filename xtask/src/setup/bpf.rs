@@ -18,6 +18,8 @@ use super::rust;
 use crate::call::{self, say};
 use crate::tree::Tree;
 
+/// The sysroot of Debian's compiler.
+const DEBIAN: &str = "/usr";
 const LINKER_VERSION: &str = "0.13.0";
 /// What bpf-linker 0.13 can be built against, in the order of preference.
 const LLVMS: [u32; 3] = [22, 23, 21];
@@ -34,10 +36,29 @@ pub(crate) struct Compiler {
 impl Compiler {
     /// A call of the compiler's cargo, with unstable options allowed.
     pub(crate) fn cargo(&self) -> Command {
-        let program = |name: &str| self.sysroot.join("bin").join(name);
-        let mut command = Command::new(program("cargo"));
-        call::without_cargo(&mut command).env("RUSTC", program("rustc")).env("RUSTC_BOOTSTRAP", "1");
+        self.call("cargo")
+    }
+
+    /// A call of its clippy, which is installed if it is missing.
+    pub(crate) fn clippy(&self) -> anyhow::Result<Command> {
+        if self.sysroot != Path::new(DEBIAN) {
+            rust::component(&self.sysroot, "clippy", "cargo-clippy")?;
+        } else if !self.program("cargo-clippy").exists() {
+            Apt::here().install(&["rust-web-clippy"], "clippy for the BPF programs")?;
+        }
+        let mut command = self.call("cargo-clippy");
+        command.arg("clippy").env("CARGO", self.program("cargo"));
+        Ok(command)
+    }
+
+    fn call(&self, program: &str) -> Command {
+        let mut command = Command::new(self.program(program));
+        call::without_cargo(&mut command).env("RUSTC", self.program("rustc")).env("RUSTC_BOOTSTRAP", "1");
         command
+    }
+
+    fn program(&self, name: &str) -> PathBuf {
+        self.sysroot.join("bin").join(name)
     }
 
     /// The search path with bpf-linker in front: the compiler looks it up by name, for a committed configuration
@@ -102,7 +123,7 @@ fn nightly() -> anyhow::Result<PathBuf> {
 }
 
 fn debian(apt: &mut Apt) -> anyhow::Result<PathBuf> {
-    let sysroot = PathBuf::from("/usr");
+    let sysroot = PathBuf::from(DEBIAN);
     if !has_source(&sysroot) {
         let packages = ["rustc-web", "cargo-web", "rust-web-src"];
         apt.install(&packages, "a Rust compiler for the BPF programs (Debian's, for want of a nightly)")?;

@@ -19,7 +19,7 @@ use anyhow::bail;
 
 pub(crate) use agents::directory as agents_directory;
 pub(crate) use bpf::Compiler;
-pub(crate) use rust::{KeeperTarget, component};
+pub(crate) use rust::{KeeperTarget, component, own_sysroot};
 
 use crate::tree::Tree;
 

@@ -49,13 +49,12 @@ pub(super) fn keeper_target() -> anyhow::Result<KeeperTarget> {
     Ok(KeeperTarget::Musl)
 }
 
-/// Makes sure that the toolchain that builds us has the component whose program is `program`.
-pub(crate) fn component(name: &str, program_name: &str) -> anyhow::Result<()> {
-    let sysroot = own_sysroot()?;
+/// Makes sure that the toolchain of a sysroot has the component whose program is `program`.
+pub(crate) fn component(sysroot: &Path, name: &str, program_name: &str) -> anyhow::Result<()> {
     if sysroot.join("bin").join(program_name).exists() {
         return Ok(());
     }
-    let toolchain = rustup_toolchain(&sysroot).filter(|_name| rustup().is_some());
+    let toolchain = rustup_toolchain(sysroot).filter(|_name| rustup().is_some());
     let toolchain =
         toolchain.with_context(|| format!("{program_name} is missing from {}", sysroot.display()))?;
     say(&format!("installing the Rust component {name}: rustup component add"));
@@ -75,7 +74,7 @@ pub(super) fn rustup() -> Option<PathBuf> {
 }
 
 /// Where the toolchain lies that builds us: cargo names itself to what it runs.
-fn own_sysroot() -> anyhow::Result<PathBuf> {
+pub(crate) fn own_sysroot() -> anyhow::Result<PathBuf> {
     if let Some(cargo) = std::env::var_os("CARGO") {
         let sysroot = Path::new(&cargo).parent().and_then(Path::parent);
         return sysroot.map(Path::to_owned).context("CARGO names no program of a toolchain");

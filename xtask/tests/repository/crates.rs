@@ -103,6 +103,29 @@ fn modules_with_unsafe_code_say_why() {
 }
 
 #[test]
+fn the_bpf_programs_have_the_lints_of_the_workspace_but_for_those_they_name() {
+    let lints = |manifest: &str, at: &[&str]| {
+        let manifest: toml::Value = toml::from_str(&read(manifest)).unwrap();
+        let tables = at.iter().fold(&manifest, |table, key| &table[key]).as_table().unwrap().clone();
+        let rows = |(tool, lints): (String, toml::Value)| {
+            let lints = lints.as_table().unwrap().clone();
+            lints.into_iter().map(move |(lint, level)| (format!("{tool}::{lint}"), level.to_string()))
+        };
+        tables.into_iter().flat_map(rows).collect::<BTreeMap<_, _>>()
+    };
+    let mut expected = lints("Cargo.toml", &["workspace", "lints"]);
+    for lint in [
+        "multiple_unsafe_ops_per_block",
+        "needless_pass_by_value",
+        "cast_possible_truncation",
+        "cast_sign_loss",
+    ] {
+        assert!(expected.remove(&format!("clippy::{lint}")).is_some(), "{lint}");
+    }
+    assert_eq!(lints("ebpf/programs/Cargo.toml", &["lints"]), expected);
+}
+
+#[test]
 fn every_crate_has_the_lints_of_the_workspace() {
     let without = METADATA.ours().filter(|package| {
         let manifest = read(format!("{}/Cargo.toml", package.directory()));

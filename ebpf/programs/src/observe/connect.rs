@@ -23,22 +23,22 @@ const AF_INET6: u32 = 10;
 const SOCK_STREAM: u32 = 1;
 
 #[cgroup_sock_addr(connect4)]
-pub fn connect4(ctx: SockAddrContext) -> i32 {
+pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
     judge(&ctx, AF_INET, Transport::Association)
 }
 
 #[cgroup_sock_addr(connect6)]
-pub fn connect6(ctx: SockAddrContext) -> i32 {
+pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
     judge(&ctx, AF_INET6, Transport::Association)
 }
 
 #[cgroup_sock_addr(sendmsg4)]
-pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
     judge(&ctx, AF_INET, Transport::Datagram)
 }
 
 #[cgroup_sock_addr(sendmsg6)]
-pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
     judge(&ctx, AF_INET6, Transport::Datagram)
 }
 
@@ -47,7 +47,7 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
 fn judge(ctx: &SockAddrContext, family: u32, datagram: Transport) -> i32 {
     // SAFETY: no precondition.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    let Some(settings) = SANDBOXES.get_ptr(&cgroup) else { return ALLOW };
+    let Some(settings) = SANDBOXES.get_ptr(cgroup) else { return ALLOW };
     let asked = ctx.sock_addr;
     let address = destination(asked, family);
     // SAFETY: the context is valid; every read is volatile, because the verifier wants each field read in its

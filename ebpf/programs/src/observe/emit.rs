@@ -16,11 +16,11 @@ use crate::maps::{CONSUMED, COUNTS, EVENTS, NUMBERS};
 
 /// Size of the ring. Filled in by the loader.
 #[unsafe(no_mangle)]
-pub static RING_BYTES: u64 = 0;
+pub(crate) static RING_BYTES: u64 = 0;
 
 /// The number of a record and who it is about.
 #[derive(Clone, Copy)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     number: u64,
     cgroup: u64,
     counts: *mut Counts,
@@ -35,8 +35,8 @@ impl Ticket {
     /// The counter is added to atomically: cgroup programs are preemptible, and another task's program may
     /// number its record between our load and our store.
     #[inline(always)]
-    pub fn take(cgroup: u64, kind: u32) -> Option<Self> {
-        let counts = COUNTS.get_ptr_mut(&cgroup)?;
+    pub(crate) fn take(cgroup: u64, kind: u32) -> Option<Self> {
+        let counts = COUNTS.get_ptr_mut(cgroup)?;
         if !may_hold_more(cgroup, counts, kind) {
             // SAFETY: a value of a map, alive while the program runs.
             add(unsafe { &raw mut (*counts).lost }, 1);
@@ -50,7 +50,7 @@ impl Ticket {
 
     /// Reserves room for a record, or counts it as lost.
     #[inline(always)]
-    pub fn reserve<T>(&self) -> Option<*mut T> {
+    pub(crate) fn reserve<T>(&self) -> Option<*mut T> {
         // SAFETY: EVENTS is the ring's definition; the size is constant.
         let record: *mut T = unsafe { bpf_ringbuf_reserve(ring(), size_of::<T>() as u64, 0) }.cast();
         if record.is_null() {
@@ -62,7 +62,7 @@ impl Ticket {
 
     /// Sends a record.
     #[inline(always)]
-    pub fn submit<T>(&self, record: *mut T) {
+    pub(crate) fn submit<T>(&self, record: *mut T) {
         // Before the reader can take it, or it would have taken more than there was.
         // SAFETY: a value of a map, alive while the program runs.
         add(unsafe { &raw mut (*self.counts).bytes }, footprint(size_of::<T>()));
@@ -72,7 +72,7 @@ impl Ticket {
 
     /// Sends a record that is whole, or counts it as lost.
     #[inline(always)]
-    pub fn output<T>(&self, record: &T) {
+    pub(crate) fn output<T>(&self, record: &T) {
         let length = size_of::<T>();
         // SAFETY: a value of a map, alive while the program runs.
         let bytes = unsafe { &raw mut (*self.counts).bytes };
@@ -96,28 +96,28 @@ impl Ticket {
     /// Gives a reserved record up: it is going to be written again in a larger one, beside which its room counts
     /// for little.
     #[inline(always)]
-    pub fn discard<T>(&self, record: *mut T) {
+    pub(crate) fn discard<T>(&self, record: *mut T) {
         // SAFETY: `record` came from `reserve` and is given up here.
         unsafe { bpf_ringbuf_discard(record.cast(), 0) };
     }
 
     /// Fills in the header of a reserved record.
     #[inline(always)]
-    pub fn head(&self, header: *mut Header) {
+    pub(crate) fn head(&self, header: *mut Header) {
         // SAFETY: `header` is inside a reserved record.
         unsafe { header.write(self.stamp(who())) };
     }
 
     /// The header of the record this is for.
     #[inline(always)]
-    pub fn stamp(&self, who: Header) -> Header {
+    pub(crate) fn stamp(&self, who: Header) -> Header {
         Header { number: self.number, cgroup: self.cgroup, cpu: self.cpu, kind: self.kind, ..who }
     }
 }
 
 /// What a header says of the running task, and when this was.
 #[inline(always)]
-pub fn who() -> Header {
+pub(crate) fn who() -> Header {
     let task = current();
     let leader = read(task + offset!(task_leader)).unwrap_or(task);
     let parent: u64 = read(leader + offset!(task_parent)).unwrap_or(0);
@@ -146,7 +146,7 @@ pub fn who() -> Header {
 /// meanwhile makes it look as if there were less room.
 #[inline(always)]
 fn may_hold_more(cgroup: u64, counts: *const Counts, kind: u32) -> bool {
-    let Some(consumed) = CONSUMED.get_ptr(&cgroup) else { return false };
+    let Some(consumed) = CONSUMED.get_ptr(cgroup) else { return false };
     // SAFETY: values of maps, alive while the program runs; the ring's definition.
     let (consumed, bytes, unread, ring) = unsafe {
         (
@@ -167,8 +167,8 @@ fn ring() -> *mut core::ffi::c_void {
 
 /// Adds one to a counter of a sandbox.
 #[inline(always)]
-pub fn count(cgroup: u64, counter: impl FnOnce(*mut Counts) -> *mut u64) {
-    if let Some(counts) = COUNTS.get_ptr_mut(&cgroup) {
+pub(crate) fn count(cgroup: u64, counter: impl FnOnce(*mut Counts) -> *mut u64) {
+    if let Some(counts) = COUNTS.get_ptr_mut(cgroup) {
         add(counter(counts), 1);
     }
 }

@@ -12,10 +12,10 @@ use crate::text::{Text, begin, describe};
 
 /// `sched_process_exec(task, old_pid, bprm)`.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
-pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     // SAFETY: no precondition.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    if SANDBOXES.get_ptr(&cgroup).is_none() {
+    if SANDBOXES.get_ptr(cgroup).is_none() {
         return 0;
     }
     // SAFETY: a value of a map, alive while the program runs.

@@ -18,10 +18,10 @@ const GROUP_EXIT: u32 = 4;
 /// one that `execve` in another thread replaces has not ended its process at all. Two threads that end at once
 /// may both see no thread left; the reader drops the second record.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
-pub fn sched_process_exit(_ctx: RawTracePointContext) -> i32 {
+pub(crate) fn sched_process_exit(_ctx: RawTracePointContext) -> i32 {
     // SAFETY: no precondition.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    if SANDBOXES.get_ptr(&cgroup).is_none() {
+    if SANDBOXES.get_ptr(cgroup).is_none() {
         return 0;
     }
     let signal: u64 = read(current() + offset!(task_signal)).unwrap_or(0);

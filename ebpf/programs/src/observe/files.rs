@@ -68,10 +68,10 @@ impl Call<'_> {
 
 /// `sys_exit(regs, result)`.
 #[raw_tracepoint(tracepoint = "sys_exit")]
-pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn sys_exit(ctx: RawTracePointContext) -> i32 {
     // SAFETY: no precondition.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    let Some(settings) = SANDBOXES.get_ptr(&cgroup) else { return 0 };
+    let Some(settings) = SANDBOXES.get_ptr(cgroup) else { return 0 };
     let registers: u64 = ctx.arg(0);
     let Ok(number) = read::<u64>(registers + NUMBER_REGISTER) else { return 0 };
     let Some(shape) = SYSCALLS.get(number as u32) else { return 0 };
@@ -84,7 +84,7 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn report(cgroup: u64, settings: *const Settings, call: &Call) {
+fn report(cgroup: u64, settings: *const Settings, call: &Call<'_>) {
     // SAFETY: a value of a map, alive while the program runs.
     let flags = unsafe { (*settings).flags };
     if flags & BUILT_FIRST != 0 && call.shape.class != CLASS_EXEC && !has_executed(cgroup) {
@@ -112,12 +112,12 @@ fn report(cgroup: u64, settings: *const Settings, call: &Call) {
 #[inline(always)]
 fn has_executed(cgroup: u64) -> bool {
     // SAFETY: a value of a map, alive while the program runs.
-    COUNTS.get_ptr(&cgroup).is_some_and(|counts| unsafe { read_volatile(&raw const (*counts).executed) } > 0)
+    COUNTS.get_ptr(cgroup).is_some_and(|counts| unsafe { read_volatile(&raw const (*counts).executed) } > 0)
 }
 
 /// Is this a failure that a rule of ours may have caused.
 #[inline(always)]
-fn is_refusal(call: &Call, flags: u32) -> bool {
+fn is_refusal(call: &Call<'_>, flags: u32) -> bool {
     let socket = call.shape.class == CLASS_CONNECT || call.shape.class == CLASS_BIND;
     if socket && !is_unix(call) {
         return false;
@@ -133,7 +133,7 @@ fn is_refusal(call: &Call, flags: u32) -> bool {
 
 /// Is the address the caller passed one of AF_UNIX.
 #[inline(always)]
-fn is_unix(call: &Call) -> bool {
+fn is_unix(call: &Call<'_>) -> bool {
     // SAFETY: the helper checks the address.
     let family = unsafe { bpf_probe_read_user(call.argument(call.shape.path) as *const u16) };
     family == Ok(AF_UNIX)
@@ -142,7 +142,7 @@ fn is_unix(call: &Call) -> bool {
 /// May the open have changed something. The kernel keeps neither O_CREAT nor O_TRUNC in `f_flags`; those of
 /// `openat2` stand in memory the task may have changed since, so all of its opens count.
 #[inline(always)]
-fn writes(call: &Call) -> bool {
+fn writes(call: &Call<'_>) -> bool {
     let Some(file) = opened(call.result) else { return true };
     let kept: u32 = read(file + offset!(file_flags)).unwrap_or(0);
     let mode: u32 = read(file + offset!(file_mode)).unwrap_or(0);
@@ -171,7 +171,7 @@ fn opened(descriptor: i64) -> Option<u64> {
 }
 
 #[inline(always)]
-fn send(cgroup: u64, kind: u32, call: &Call) {
+fn send(cgroup: u64, kind: u32, call: &Call<'_>) {
     let Some(ticket) = Ticket::take(cgroup, kind) else { return };
     if !write::<SMALL_TEXT, { SMALL_LIMIT as u64 - 1 }, { SMALL_PIECE as u64 }>(&ticket, kind, call, false) {
         write::<LARGE_TEXT, { LARGE_LIMIT as u64 - 1 }, { LARGE_PIECE as u64 }>(&ticket, kind, call, true);
@@ -183,7 +183,7 @@ fn send(cgroup: u64, kind: u32, call: &Call) {
 fn write<const N: usize, const LAST: u64, const PIECE: u64>(
     ticket: &Ticket,
     kind: u32,
-    call: &Call,
+    call: &Call<'_>,
     last: bool,
 ) -> bool {
     let Some(record) = ticket.reserve::<TextRecord<N>>() else { return true };
@@ -223,7 +223,7 @@ fn write<const N: usize, const LAST: u64, const PIECE: u64>(
 #[inline(always)]
 fn claim<const BASE: usize, const CLAIMED: usize, const LAST: u64, const PIECE: u64>(
     text: &mut Text<LAST, PIECE>,
-    call: &Call,
+    call: &Call<'_>,
     directory: i8,
     path: i8,
 ) {

@@ -8,25 +8,25 @@ use skep_ebpf_abi::syscalls::{Shape, TABLE_LENGTH};
 
 /// Sandboxes by the id of their cgroup.
 #[map]
-pub static SANDBOXES: HashMap<u64, Settings> = HashMap::with_max_entries(4096, 0);
+pub(crate) static SANDBOXES: HashMap<u64, Settings> = HashMap::with_max_entries(4096, 0);
 
 /// What is counted, by the id of the cgroup.
 #[map]
-pub static COUNTS: HashMap<u64, Counts> = HashMap::with_max_entries(4096, 0);
+pub(crate) static COUNTS: HashMap<u64, Counts> = HashMap::with_max_entries(4096, 0);
 
 /// How many of the bytes that [`Counts`] has the reader has taken out of the ring, by the id of the cgroup. Written by
 /// user space only.
 #[map]
-pub static CONSUMED: HashMap<u64, u64> = HashMap::with_max_entries(4096, BPF_F_RDONLY_PROG);
+pub(crate) static CONSUMED: HashMap<u64, u64> = HashMap::with_max_entries(4096, BPF_F_RDONLY_PROG);
 
 /// The shape of every watched system call, by its number.
 #[map]
-pub static SYSCALLS: Array<Shape> = Array::with_max_entries(TABLE_LENGTH as u32, 0);
+pub(crate) static SYSCALLS: Array<Shape> = Array::with_max_entries(TABLE_LENGTH as u32, 0);
 
 /// The next record's number on each CPU.
 #[map]
-pub static NUMBERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static NUMBERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// The records. The loader sets the size.
 #[map]
-pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);

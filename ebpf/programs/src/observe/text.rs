@@ -12,7 +12,7 @@ const CLAIMED: u64 = 1024;
 
 /// A text being written. `LAST` is the last byte at which a section or component may begin and `PIECE` the most
 /// that is written at once.
-pub struct Text<const LAST: u64, const PIECE: u64> {
+pub(crate) struct Text<const LAST: u64, const PIECE: u64> {
     head: *mut TextHead,
     bytes: *mut u8,
     end: End,
@@ -22,7 +22,7 @@ pub struct Text<const LAST: u64, const PIECE: u64> {
 impl<const LAST: u64, const PIECE: u64> Text<LAST, PIECE> {
     /// Begins the text of a reserved record, which has room for `LAST + 1 + PIECE` bytes.
     #[inline(always)]
-    pub fn begin<const N: usize>(record: *mut TextRecord<N>) -> Self {
+    pub(crate) fn begin<const N: usize>(record: *mut TextRecord<N>) -> Self {
         // SAFETY: `record` is reserved memory.
         unsafe {
             let head = &raw mut (*record).head;
@@ -37,13 +37,13 @@ impl<const LAST: u64, const PIECE: u64> Text<LAST, PIECE> {
 
     /// Did everything fit that there is and that the largest record would hold.
     #[inline(always)]
-    pub fn fits(&self) -> bool {
+    pub(crate) fn fits(&self) -> bool {
         self.fits
     }
 
     /// Writes the path of a `struct path`.
     #[inline(always)]
-    pub fn path<const SECTION: usize>(&mut self, path: u64) {
+    pub(crate) fn path<const SECTION: usize>(&mut self, path: u64) {
         let start = self.end.read();
         let marks = walk::<LAST>(self.bytes, self.end, path);
         self.fits &= marks & MARK_TRUNCATED == 0;
@@ -52,14 +52,14 @@ impl<const LAST: u64, const PIECE: u64> Text<LAST, PIECE> {
 
     /// Adds to the marks of a section that is written.
     #[inline(always)]
-    pub fn mark<const SECTION: usize>(&mut self, marks: u32) {
+    pub(crate) fn mark<const SECTION: usize>(&mut self, marks: u32) {
         // SAFETY: `head` is inside the reserved record.
         unsafe { (*self.head).sections[SECTION].marks |= marks };
     }
 
     /// Writes the string the caller passed.
     #[inline(always)]
-    pub fn claimed<const SECTION: usize>(&mut self, from: u64) {
+    pub(crate) fn claimed<const SECTION: usize>(&mut self, from: u64) {
         let Some((to, start)) = self.room() else { return self.section::<SECTION>(0, MARK_TRUNCATED, 0) };
         let most = if PIECE < CLAIMED { PIECE } else { CLAIMED };
         // SAFETY: `room` has PIECE bytes.
@@ -76,7 +76,7 @@ impl<const LAST: u64, const PIECE: u64> Text<LAST, PIECE> {
 
     /// Writes bytes of user memory.
     #[inline(always)]
-    pub fn memory<const SECTION: usize>(&mut self, from: u64, total: u64) {
+    pub(crate) fn memory<const SECTION: usize>(&mut self, from: u64, total: u64) {
         let Some((to, start)) = self.room() else {
             return self.section::<SECTION>(0, MARK_TRUNCATED, total as u32);
         };
@@ -110,7 +110,7 @@ impl<const LAST: u64, const PIECE: u64> Text<LAST, PIECE> {
 
 /// Writes what the kernel knows of a file into the head of a record.
 #[inline(always)]
-pub fn describe(head: *mut TextHead, file: u64) {
+pub(crate) fn describe(head: *mut TextHead, file: u64) {
     let inode: u64 = read(file + offset!(file_inode)).unwrap_or(0);
     let root: u64 = read(inode + offset!(inode_super)).unwrap_or(0);
     // SAFETY: `head` is inside a reserved record.
@@ -124,7 +124,7 @@ pub fn describe(head: *mut TextHead, file: u64) {
 
 /// Starts a record with text: its header and nothing known of a file.
 #[inline(always)]
-pub fn begin(ticket: &Ticket, head: *mut TextHead) {
+pub(crate) fn begin(ticket: &Ticket, head: *mut TextHead) {
     // SAFETY: `head` is inside a reserved record.
     unsafe {
         ticket.head(&raw mut (*head).header);

@@ -10,7 +10,7 @@ use crate::kernel::{at_most, offset, read, read_bytes};
 /// The number is kept in the record, not in a register: there the verifier forgets what it knew of it, so that
 /// all rounds of a walk look alike to it.
 #[derive(Clone, Copy)]
-pub struct End(*mut u32);
+pub(crate) struct End(*mut u32);
 
 impl End {
     /// The end kept at this place of a reserved record.
@@ -18,20 +18,20 @@ impl End {
     /// # Safety
     /// `place` is in the record and stays so while this is used.
     #[inline(always)]
-    pub unsafe fn at(place: *mut u32) -> Self {
+    pub(crate) unsafe fn at(place: *mut u32) -> Self {
         Self(place)
     }
 
     /// Bytes written so far.
     #[inline(always)]
-    pub fn read(self) -> u64 {
+    pub(crate) fn read(self) -> u64 {
         // SAFETY: by `at`.
         u64::from(unsafe { self.0.read_volatile() })
     }
 
     /// Moves the end.
     #[inline(always)]
-    pub fn write(self, end: u64) {
+    pub(crate) fn write(self, end: u64) {
         // SAFETY: by `at`.
         unsafe { self.0.write_volatile(end as u32) };
     }
@@ -55,7 +55,7 @@ const STOP: i64 = 1;
 /// A rename under the walk may tear it; this is observation, never a verdict. A component begins below
 /// `LAST + 1` and has 255 bytes and a slash at most, so `text` must have `LAST + 257` bytes.
 #[inline(always)]
-pub fn walk<const LAST: u64>(text: *mut u8, end: End, path: u64) -> u32 {
+pub(crate) fn walk<const LAST: u64>(text: *mut u8, end: End, path: u64) -> u32 {
     let (Ok(shown), Ok(dentry)) = (read(path + offset!(path_mount)), read(path + offset!(path_dentry)))
     else {
         return MARK_UNREADABLE;
