@@ -362,6 +362,23 @@ fn a_sandbox_with_many_rules_and_a_long_command_starts_and_is_listed() -> Outcom
     Ok(())
 }
 
+/// What its gateway is told of them is larger than a message.
+#[test]
+fn a_sandbox_with_many_long_names_starts_and_has_them_judged() -> Outcome {
+    let skep = Skep::new()?;
+    let profile = skep.ground().beside("names.toml");
+    let name = |number| format!("{}{number:03}.example", "a".repeat(48));
+    let names: Vec<_> = (0..900).map(|number| format!("\"{}:443\"", name(number))).collect();
+    let text =
+        format!("schema = 1\nname = \"names\"\nuse = [\"base\"]\n[[egress]]\nto = [{}]\n", names.join(", "));
+    fs::write(&profile, text)?;
+    let look_up = format!("getent ahosts {}; getent ahosts a.example", name(899));
+    let ran = skep.run(["/bin/bash", "-c", &look_up]).profile(&profile).finish()?;
+    ensure!(ran.code() == 2 && ran.finished.stdout.starts_with("fd5c:e900::"), "{ran:?}");
+    ensure!(ran.denied(&["a.example"]) && !ran.denied(&[&name(899)]), "{:#?}", ran.audit);
+    Ok(())
+}
+
 #[test]
 fn a_request_for_more_than_anybody_needs_is_refused_with_how_much_that_is() -> Outcome {
     let skep = Skep::new()?;

@@ -165,8 +165,7 @@ impl Client {
 /// A reply that did not fit into its message; its own descriptors are left.
 fn large(descriptors: &mut Vec<OwnedFd>) -> Result<Reply, ClientError> {
     let body = (!descriptors.is_empty()).then(|| descriptors.remove(0)).ok_or(ClientError::Protocol)?;
-    let bytes = memfd::read(body, memfd::MAX_SIZE).map_err(ChannelError::from)?;
-    postcard::from_bytes(&bytes).map_err(|error| ClientError::Channel(error.into()))
+    Ok(memfd::decode(body)?)
 }
 
 impl AsFd for Client {

@@ -11,6 +11,7 @@ use nix::sys::socket::{
 };
 use skep_kernel::SyscallError;
 use skep_kernel::channel::AsyncChannel;
+use skep_kernel::memfd;
 use skep_kernel::seqpacket::{Channel, ChannelError};
 use skep_kernel::udp::{Family, report_destinations};
 use skep_policy::gateway::{GatewayEvent, GatewayRequest};
@@ -85,7 +86,7 @@ async fn read(channel: &AsyncChannel, shared: &Rc<Shared>) -> Result<(), Gateway
     let mut tasks = JoinSet::new();
     loop {
         let request = tokio::select! {
-            request = channel.receive() => request?,
+            request = channel.receive() => whole(request?)?,
             Some(done) = tasks.join_next() => {
                 let sandbox: String = done.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
                 served.remove(&sandbox);
@@ -102,6 +103,7 @@ async fn read(channel: &AsyncChannel, shared: &Rc<Shared>) -> Result<(), Gateway
                     return Err(GatewayError::Malformed("Dismiss of a sandbox that is not served"));
                 }
             }
+            Some((GatewayRequest::Large, _)) => return Err(GatewayError::Malformed("Large in a Large")),
             // Its own addresses need no list: neither is public, so nothing behind the gateway is there.
             Some((GatewayRequest::Serve { sandbox, rules, own: _, upstreams }, descriptors)) => {
                 if served.contains_key(&sandbox) {
@@ -118,6 +120,19 @@ async fn read(channel: &AsyncChannel, shared: &Rc<Shared>) -> Result<(), Gateway
                 });
             }
         }
+    }
+}
+
+/// What skepd says, also where it is larger than a message.
+fn whole(
+    message: Option<(GatewayRequest, Vec<OwnedFd>)>,
+) -> Result<Option<(GatewayRequest, Vec<OwnedFd>)>, GatewayError> {
+    match message {
+        Some((GatewayRequest::Large, mut descriptors)) if !descriptors.is_empty() => {
+            Ok(Some((memfd::decode(descriptors.remove(0))?, descriptors)))
+        }
+        Some((GatewayRequest::Large, _)) => Err(GatewayError::Malformed("Large without its memory file")),
+        message => Ok(message),
     }
 }
 

@@ -27,6 +27,9 @@ pub enum GatewayRequest {
         /// without the feature `test-upstreams`.
         upstreams: Vec<(String, SocketAddr)>,
     },
+    /// A request that is larger than a message: a profile may have a thousand names. Descriptors: a sealed memfd with
+    /// it, then its own.
+    Large,
     /// Stop serving a sandbox whose processes are gone: take what waits in its listeners, deliver what it has
     /// sent, cut what takes longer than a moment, and close everything.
     Dismiss {

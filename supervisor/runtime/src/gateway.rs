@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use skep_kernel::memfd;
 use skep_kernel::seqpacket::ChannelError;
 use skep_kernel::spawn::SpawnError;
 use skep_policy::egress::Rules;
@@ -224,7 +225,7 @@ impl Actor {
             upstreams: service.upstreams.clone(),
         };
         let sockets = service.sockets.each_ref().map(AsFd::as_fd);
-        running.channel.send(&request, &sockets).await?;
+        send(running, &request, &sockets).await?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             let event = tokio::time::timeout_at(deadline, running.channel.receive())
@@ -295,6 +296,20 @@ impl Actor {
             tracing::debug!(%error, "skep-egress is gone already");
         }
     }
+}
+
+/// Sends a request, in a memory file where it is larger than a message.
+async fn send(
+    gateway: &Helper,
+    request: &GatewayRequest,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), ChannelError> {
+    match gateway.channel.send(request, descriptors).await {
+        Err(ChannelError::Size(_)) => {}
+        sent => return sent,
+    }
+    let body = memfd::encode("skep-request", request)?;
+    gateway.channel.send(&GatewayRequest::Large, &[&[body.as_fd()], descriptors].concat()).await
 }
 
 enum Next {

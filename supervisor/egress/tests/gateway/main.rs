@@ -12,6 +12,7 @@ use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::RecordType;
 use nix::libc;
 use nix::sys::signal::Signal;
+use skep_kernel::seqpacket::MAX_MESSAGE;
 use skep_policy::decision::Decision::{Allow, Ask, Deny};
 use skep_policy::gateway::{GatewayEvent, GatewayRequest, Subject};
 
@@ -452,12 +453,30 @@ fn root_only_the_gateway_has_no_rights_left() {
 }
 
 #[test]
+fn root_only_rules_that_are_larger_than_a_message_are_judged_by() {
+    let names: Vec<_> = (0..1500).map(|number| format!("{}.{number}.example", "a".repeat(63))).collect();
+    let mut all: Vec<_> = names.iter().map(|name| (name.as_str(), Some(443), Allow)).collect();
+    all.push(("api.example", Some(443), Allow));
+    let rules = rules(&all);
+    let bytes: usize = rules.rules.iter().map(|rule| rule.labels.concat().len() + rule.display.len()).sum();
+    assert!(bytes > MAX_MESSAGE, "{bytes}");
+    let world = World::new("");
+    world.serve(443, rules);
+    let answered = |name: &str| world.ask(name, RecordType::A).metadata.response_code;
+    assert_eq!(
+        (answered("api.example."), answered("evil.example.")),
+        (ResponseCode::NoError, ResponseCode::NXDomain)
+    );
+}
+
+#[test]
 fn root_only_what_no_skepd_sends_ends_the_gateway() {
-    for case in 0..5 {
+    for case in 0..6 {
         let world = allowing("api.example");
         match case {
             0 => world.say(&GatewayRequest::Recorded { number: 99 }),
             1 => world.dismiss("other"),
+            5 => world.say(&GatewayRequest::Large),
             2 => drop(world.gateway.channel.send(&[0xff_u8; 9], &[])),
             3 => world.say(&GatewayRequest::Serve {
                 sandbox: "t".to_owned(),

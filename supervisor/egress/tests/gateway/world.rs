@@ -20,8 +20,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
-use skep_kernel::netns;
+use skep_kernel::seqpacket::ChannelError;
 use skep_kernel::spawn::{Helper, helper};
+use skep_kernel::{memfd, netns};
 use skep_policy::decision::Decision;
 use skep_policy::egress::{Rule, Rules};
 use skep_policy::gateway::{GatewayEvent, GatewayRequest, Subject};
@@ -136,7 +137,14 @@ impl World {
             upstreams,
         };
         let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-        self.gateway.channel.send(&request, &borrowed).unwrap();
+        match self.gateway.channel.send(&request, &borrowed) {
+            Err(ChannelError::Size(_)) => {
+                let body = memfd::encode("request", &request).unwrap();
+                let descriptors = [&[body.as_fd()], &borrowed[..]].concat();
+                self.gateway.channel.send(&GatewayRequest::Large, &descriptors).unwrap();
+            }
+            sent => sent.unwrap(),
+        }
     }
 
     pub(crate) fn dismiss(&self, sandbox: &str) {
