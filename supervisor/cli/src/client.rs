@@ -130,12 +130,18 @@ impl Client {
         Err(ClientError::Closed)
     }
 
-    /// The request follows the greeting at once: a daemon of another version answers and reads no further.
+    /// The request follows the greeting at once: a daemon of another version answers and reads no further. One that
+    /// has too many connections reads nothing, and may be gone before this is said; it has told why.
     fn greet(&self, request: &Request, descriptors: &[BorrowedFd<'_>]) -> Result<(), ClientError> {
-        self.send(&Request::Hello { version: VERSION }, &[])?;
-        self.send(request, descriptors)?;
+        let sent = self.send(&Request::Hello { version: VERSION }, &[]);
+        let sent = sent.and_then(|()| self.send(request, descriptors));
+        match &sent {
+            Err(ClientError::Channel(error)) if matches!(errno(error), libc::EPIPE | libc::ECONNRESET) => {}
+            Err(_) => return sent,
+            Ok(()) => {}
+        }
         match self.receive()? {
-            (Reply::Welcome { version: VERSION }, _) => Ok(()),
+            (Reply::Welcome { version: VERSION }, _) => sent,
             _ => Err(ClientError::Protocol),
         }
     }

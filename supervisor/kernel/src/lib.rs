@@ -19,6 +19,8 @@ pub mod error;
 #[cfg(feature = "supervisor")]
 pub mod filter;
 pub mod idmap;
+#[cfg(feature = "supervisor")]
+pub mod impatience;
 pub mod keyring;
 pub mod landlock;
 pub mod listener;

@@ -220,8 +220,47 @@ impl Channel {
     /// # Errors
     /// As for [`Channel::receive`].
     pub fn receive_from<T: DeserializeOwned>(&self) -> Result<Option<Message<T>>, ChannelError> {
-        let size = next_size(self.socket.as_fd())?;
-        let mut bytes = vec![0; size.min(MAX_MESSAGE)];
+        let next = peek(self.socket.as_fd(), &mut [0], MsgFlags::empty())?;
+        self.take(&next)
+    }
+
+    /// [`Channel::receive`] where no descriptors are expected: a message that has some is an error and stays where it
+    /// is, so that none of them becomes ours. Not for channels that ask for senders.
+    ///
+    /// # Errors
+    /// [`ChannelError::Descriptors`] for such a message, else as for [`Channel::receive`].
+    pub fn receive_bare<T: DeserializeOwned>(&self) -> Result<Option<T>, ChannelError> {
+        let next = peek(self.socket.as_fd(), &mut [0], MsgFlags::empty())?;
+        if next.has_more {
+            return Err(ChannelError::Descriptors);
+        }
+        Ok(self.take(&next)?.map(|message| message.value))
+    }
+
+    /// Waits for the next message, which stays where it is. Does it say this?
+    ///
+    /// # Errors
+    /// When the value cannot be encoded, or the channel is not ready.
+    pub fn is_next<T: Serialize>(&self, value: &T) -> Result<bool, ChannelError> {
+        let expected = postcard::to_stdvec(value)?;
+        let mut bytes = vec![0; expected.len()];
+        let next = peek(self.socket.as_fd(), &mut bytes, MsgFlags::empty())?;
+        Ok(next.size == expected.len() && bytes == expected)
+    }
+
+    /// Is there nothing to receive now? The end of the peer is nothing.
+    ///
+    /// # Errors
+    /// When the kernel cannot tell.
+    pub fn is_empty(&self) -> Result<bool, ChannelError> {
+        match peek(self.socket.as_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
+            Err(ChannelError::WouldBlock) => Ok(true),
+            next => Ok(next?.size == 0),
+        }
+    }
+
+    fn take<T: DeserializeOwned>(&self, next: &Next) -> Result<Option<Message<T>>, ChannelError> {
+        let mut bytes = vec![0; next.size.min(MAX_MESSAGE)];
         let Raw { length, descriptors, sender } = receive_raw(self.socket.as_fd(), &mut bytes)?;
         if length == 0 {
             return Ok(None);
@@ -331,14 +370,25 @@ fn control_head() -> libc::cmsghdr {
     head
 }
 
-/// The size of the next message, which stays in the queue; 0 is the end of the peer.
-fn next_size(socket: BorrowedFd<'_>) -> Result<usize, ChannelError> {
-    let mut byte = 0_u8;
-    let flags = libc::MSG_PEEK | libc::MSG_TRUNC;
-    // SAFETY: `byte` is one writable byte, the length given.
-    let size = retry(|| unsafe { libc::recv(socket.as_raw_fd(), (&raw mut byte).cast(), 1, flags) });
-    let size = would_block(check(size as i64, "recv", String::new))?;
-    Ok(usize::try_from(size).unwrap_or_default())
+/// The next message, which stays in the queue.
+struct Next {
+    /// Its bytes; 0 is the end of the peer, or an empty message.
+    size: usize,
+    /// Are there descriptors with it, or its sender where that was asked for?
+    has_more: bool,
+}
+
+/// Looks at the next message; `bytes` takes its beginning.
+fn peek(socket: BorrowedFd<'_>, bytes: &mut [u8], flags: MsgFlags) -> Result<Next, ChannelError> {
+    let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // Without room for descriptors the kernel installs none, and says that there were some.
+    let mut header = header(&mut iov, ptr::null_mut(), 0);
+    let flags = (flags | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC).bits();
+    // SAFETY: `header` points at `iov` and that at `bytes`, which live until the call returns.
+    let size = retry(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) });
+    let size = would_block(check(size as i64, "recvmsg", String::new))?;
+    let has_more = header.msg_flags & libc::MSG_CTRUNC != 0;
+    Ok(Next { size: usize::try_from(size).unwrap_or_default(), has_more })
 }
 
 /// A message as it came.
@@ -519,6 +569,46 @@ mod tests {
         drop(write);
         // Were one of the received copies still open, the pipe would have no end.
         assert_eq!(File::from(read).read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_message_with_unexpected_descriptors_is_not_taken() {
+        let (a, b) = Channel::pair().unwrap();
+        let (read, write) = nix::unistd::pipe().unwrap();
+        a.send(&1_u8, &[]).unwrap();
+        a.send(&2_u8, &[write.as_fd()]).unwrap();
+        drop(write);
+        assert_eq!(b.receive_bare::<u8>().unwrap(), Some(1));
+        assert!(matches!(b.receive_bare::<u8>(), Err(ChannelError::Descriptors)));
+        assert!(!b.is_empty().unwrap());
+        let (value, descriptors) = b.receive::<u8>().unwrap().unwrap();
+        assert_eq!((value, descriptors.len()), (2, 1));
+        drop((descriptors, a));
+        assert_eq!(File::from(read).read(&mut [0]).unwrap(), 0);
+        assert_eq!(b.receive_bare::<u8>().unwrap(), None);
+    }
+
+    #[test]
+    fn the_next_message_is_compared_whole_and_stays() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&"yes".to_owned(), &[a.as_fd()]).unwrap();
+        assert!(!b.is_next(&"ye").unwrap() && !b.is_next(&"yes!").unwrap() && !b.is_next(&"yet").unwrap());
+        assert!(b.is_next(&"yes").unwrap());
+        assert_eq!(b.receive::<String>().unwrap().unwrap().0, "yes");
+        drop(a);
+        assert!(!b.is_next(&"yes").unwrap());
+    }
+
+    #[test]
+    fn nothing_arrives_after_the_end_of_receiving_and_what_did_is_seen() {
+        let (a, b) = Channel::pair().unwrap();
+        assert!(b.is_empty().unwrap());
+        a.send(&1_u8, &[]).unwrap();
+        b.end_receiving();
+        assert!(a.send(&2_u8, &[]).is_err());
+        assert!(!b.is_empty().unwrap());
+        b.receive::<u8>().unwrap();
+        assert!(b.is_empty().unwrap());
     }
 
     #[test]

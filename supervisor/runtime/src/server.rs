@@ -3,16 +3,18 @@
 //! A client sends descriptors, and it chooses how long each takes to close: a TCP socket lingers for as long as its
 //! peer does not read, a file of a FUSE file system for as long as its server does not answer. The kernel closes
 //! those of messages nobody read together with the connection, on the thread that does it. So a connection has a
-//! thread of its own, and whoever holds that up waits for himself. A sandbox is followed by a task elsewhere, which
-//! closes nothing of its client's.
+//! thread of its own, and one that is refused with messages unread is closed by a thread of its user's. They do not
+//! wait for what a signal ends ([`Impatient`]); whoever holds them up all the same waits for himself. A sandbox is
+//! followed by a task elsewhere, which closes nothing of its client's.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use skep_kernel::SyscallError;
 use skep_kernel::channel::register;
+use skep_kernel::impatience::Impatient;
 use skep_kernel::listener::{Listener, Peer};
 use skep_kernel::seqpacket::{Channel, ChannelError};
 use tokio::sync::Notify;
@@ -30,9 +32,9 @@ const MOST_CONNECTIONS: usize = 1024;
 /// Connections of one user.
 const MOST_OF_ONE: usize = 256;
 
-/// Threads skepd needs at most at once: those of connections, those that close refused ones, and as many again for
-/// what connections wait for.
-pub const THREADS: usize = 4 * MOST_CONNECTIONS;
+/// Threads skepd needs at most at once: one for each connection, one for what that waits for, and those that close
+/// refused connections, one for each user.
+pub const THREADS: usize = 3 * MOST_CONNECTIONS;
 
 /// How long a daemon lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +58,7 @@ pub async fn serve(
 ) -> Result<(), SyscallError> {
     let listener =
         register(listener).map_err(|error| SyscallError::from_io("epoll_ctl", "client socket", &error))?;
-    let open = Arc::new(Connections::default());
+    let (open, closing) = (Arc::new(Connections::default()), Arc::new(Closing::default()));
     loop {
         tokio::select! {
             () = stop.notified() => return Ok(()),
@@ -64,7 +66,10 @@ pub async fn serve(
             ready = listener.readable() => {
                 let mut ready = ready.map_err(|e| SyscallError::from_io("epoll_wait", "client socket", &e))?;
                 match listener.get_ref().accept() {
-                    Ok((channel, peer)) => admit(&supervisor, &open, channel, peer),
+                    Ok((channel, peer)) => match open.enter(peer.uid) {
+                        Some(entered) => admit(&supervisor, entered, channel, peer),
+                        None => refuse(&closing, channel, peer.uid),
+                    },
                     Err(ChannelError::WouldBlock) => ready.clear_ready(),
                     // A client that left again, or no descriptor free: the others must not suffer for it.
                     Err(error) => {
@@ -77,56 +82,83 @@ pub async fn serve(
     }
 }
 
-fn admit(supervisor: &Arc<Supervisor>, open: &Arc<Connections>, channel: Channel, peer: Peer) {
-    match open.enter(peer.uid) {
-        Ok(entered) => {
-            let supervisor = Arc::clone(supervisor);
-            on_own_thread(entered, move || converse(&supervisor, channel, peer));
-        }
-        Err(Full::ToServe(entered)) => {
-            tracing::warn!(uid = peer.uid, "too many connections, one refused");
-            on_own_thread(entered, || refuse(channel));
-        }
-        Err(Full::ToClose) => {
-            tracing::error!(uid = peer.uid, "connections do not close; one more is never closed");
-            std::mem::forget(channel);
-        }
-    }
-}
-
-/// Says why nobody serves the client. What it has sent must be read, or it is told of a reset connection instead.
-fn refuse(channel: Channel) -> Result<(), ChannelError> {
-    let client = Client::new(channel)?;
-    let what = format!("there are too many connections to skepd: a user may have {MOST_OF_ONE}");
-    client.send(&Reply::Refused(Refusal::new("busy", what, "skep ls shows what runs; end some of it")))?;
-    client.receive_anything()?;
-    client.receive_anything()
-}
-
-/// Does what may take for as long as a client likes. The connection counts until that is over.
-fn on_own_thread(entered: Entered, work: impl FnOnce() -> Result<(), ChannelError> + Send + 'static) {
-    let uid = entered.uid;
+/// Serves a client on a thread of its own. The connection counts until what it has sent is closed.
+fn admit(supervisor: &Arc<Supervisor>, entered: Entered, channel: Channel, peer: Peer) {
+    let supervisor = Arc::clone(supervisor);
     // Nobody waits for it.
     let _detached = tokio::task::spawn_blocking(move || {
-        if let Err(error) = work() {
-            tracing::debug!(uid, %error, "connection ended");
+        if let Err(error) = converse(&supervisor, channel, peer) {
+            tracing::debug!(uid = peer.uid, %error, "connection ended");
         }
         drop(entered);
     });
 }
 
+/// Says why nobody serves the client, and waits for nothing of it: not for its reading, and not for its end.
+fn refuse(closing: &Arc<Closing>, channel: Channel, uid: u32) {
+    tracing::warn!(uid, "too many connections, one refused");
+    let what = format!("there are too many connections to skepd: a user may have {MOST_OF_ONE}");
+    let refusal = Refusal::new("busy", what, "skep ls shows what runs; end some of it");
+    if let Err(error) = channel.try_send(&Reply::Refused(refusal), &[]) {
+        tracing::debug!(uid, %error, "who is refused is not told");
+    }
+    // Nothing arrives any more, so what is there now is all that its close has to close.
+    channel.end_receiving();
+    if !matches!(channel.is_empty(), Ok(true)) {
+        closing.close(uid, channel);
+    }
+}
+
+/// Closes connections with messages unread: one thread for each user who has such connections.
+#[derive(Debug, Default)]
+struct Closing {
+    /// Of the users who have a thread. The kernel bounds how many descriptors of a user's are on their way
+    /// (RLIMIT_NOFILE), and with them how many connections can wait here.
+    waiting: Mutex<HashMap<u32, Vec<Impatient<Channel>>>>,
+}
+
+impl Closing {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u32, Vec<Impatient<Channel>>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(self: &Arc<Self>, uid: u32, channel: Channel) {
+        let channel = Impatient::new(channel);
+        match self.waiting().entry(uid) {
+            Entry::Occupied(mut waiting) => return waiting.get_mut().push(channel),
+            Entry::Vacant(none) => drop(none.insert(vec![channel])),
+        }
+        let closing = Arc::clone(self);
+        // Nobody waits for it.
+        let _detached = tokio::task::spawn_blocking(move || {
+            while let Some(channels) = closing.next(uid) {
+                drop(channels);
+            }
+        });
+    }
+
+    /// What waits now; `None` is the end of the user's thread.
+    fn next(&self, uid: u32) -> Option<Vec<Impatient<Channel>>> {
+        let mut waiting = self.waiting();
+        let channels = waiting.get_mut(&uid).map(std::mem::take).filter(|channels| !channels.is_empty());
+        if channels.is_none() {
+            waiting.remove(&uid);
+        }
+        channels
+    }
+}
+
 /// One connection: version, request, answers.
 fn converse(supervisor: &Arc<Supervisor>, channel: Channel, peer: Peer) -> Result<(), ChannelError> {
     let client = Client::new(channel)?;
-    let Some((Request::Hello { version }, _)) = in_time(&client)? else { return Ok(()) };
+    let Some(Request::Hello { version }) = in_time(&client, Client::receive)? else { return Ok(()) };
     client.send(&Reply::Welcome { version: VERSION })?;
     if version != VERSION {
-        // With its request unread, the kernel would tell it of a reset connection instead of what it was sent.
-        return client.receive_anything();
+        return Ok(());
     }
-    match in_time(&client)? {
+    match in_time(&client, Client::receive_request)? {
         None | Some((Request::Hello { .. } | Request::Signal(_), _)) => Ok(()),
-        Some((Request::Run, descriptors)) => task::run(supervisor, client, peer, descriptors),
+        Some((Request::Run, sent)) => task::run(supervisor, client, peer, sent),
         Some((Request::List, _)) => inquiry::list(supervisor, &client, peer),
         Some((Request::Status { sandbox }, _)) => inquiry::status(supervisor, &client, peer, &sandbox),
         Some((Request::Audit { filter, follow }, _)) => {
@@ -135,8 +167,11 @@ fn converse(supervisor: &Arc<Supervisor>, channel: Channel, peer: Peer) -> Resul
     }
 }
 
-fn in_time(client: &Client) -> Result<Option<(Request, Vec<OwnedFd>)>, ChannelError> {
-    match client.receive() {
+fn in_time<T>(
+    client: &Client,
+    receive: impl FnOnce(&Client) -> Result<Option<T>, ChannelError>,
+) -> Result<Option<T>, ChannelError> {
+    match receive(client) {
         Err(ChannelError::WouldBlock) => {
             let refusal = Refusal::new("timeout", "no request came", "ask at once after connecting");
             client.send(&Reply::Refused(refusal))?;
@@ -161,10 +196,10 @@ struct Open {
 }
 
 impl Open {
-    /// Is there room for one more of this user's, if `factor` times the bounds count?
-    fn has_room(&self, uid: u32, factor: usize) -> bool {
+    /// Is there room for one more of this user's?
+    fn has_room(&self, uid: u32) -> bool {
         let of_one = self.of.get(&uid).copied().unwrap_or(0);
-        uid == 0 || (self.total < factor * MOST_CONNECTIONS && of_one < factor * MOST_OF_ONE)
+        uid == 0 || (self.total < MOST_CONNECTIONS && of_one < MOST_OF_ONE)
     }
 
     fn add(&mut self, uid: u32) {
@@ -183,33 +218,22 @@ impl Open {
     }
 }
 
-/// Why a connection is not served.
-#[derive(Debug)]
-enum Full {
-    /// There are too many; it counts until it is closed.
-    ToServe(Entered),
-    /// As many again are being closed and do not come to an end.
-    ToClose,
-}
-
 impl Connections {
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(self: &Arc<Self>, uid: u32) -> Result<Entered, Full> {
-        let is_served = {
+    /// `None` when there are too many.
+    fn enter(self: &Arc<Self>, uid: u32) -> Option<Entered> {
+        {
             let mut open = self.open();
-            if !open.has_room(uid, 2) {
-                return Err(Full::ToClose);
+            if !open.has_room(uid) {
+                return None;
             }
-            let is_served = open.has_room(uid, 1);
             open.add(uid);
-            is_served
-        };
+        }
         self.changed.notify_waiters();
-        let entered = Entered { connections: Arc::clone(self), uid };
-        if is_served { Ok(entered) } else { Err(Full::ToServe(entered)) }
+        Some(Entered { connections: Arc::clone(self), uid })
     }
 
     /// Resolves when a transient daemon has had no connection for its time.
@@ -249,6 +273,9 @@ impl Drop for Entered {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     const USER: u32 = 1000;
@@ -258,8 +285,8 @@ mod tests {
         let before = held.len();
         for _ in 0..2 * MOST_CONNECTIONS {
             match connections.enter(uid) {
-                Ok(entered) => held.push(entered),
-                Err(_full) => break,
+                Some(entered) => held.push(entered),
+                None => break,
             }
         }
         held.len() - before
@@ -274,7 +301,7 @@ mod tests {
             assert_eq!(fill(&connections, uid, &mut held), MOST_OF_ONE);
         }
         assert_eq!(fill(&connections, 7, &mut held), 0);
-        assert!(connections.enter(0).is_ok());
+        assert!(connections.enter(0).is_some());
     }
 
     #[test]
@@ -282,20 +309,29 @@ mod tests {
         let (connections, mut held) = (Arc::new(Connections::default()), Vec::new());
         fill(&connections, USER, &mut held);
         held.pop();
-        assert!(connections.enter(USER).is_ok());
+        assert!(connections.enter(USER).is_some());
         held.clear();
         assert!(connections.open().total == 0 && connections.open().of.is_empty());
     }
 
-    #[test]
-    fn refused_connections_count_until_they_are_closed() {
-        let (connections, mut held) = (Arc::new(Connections::default()), Vec::new());
-        fill(&connections, USER, &mut held);
-        let mut refused = Vec::new();
-        while let Err(Full::ToServe(entered)) = connections.enter(USER) {
-            refused.push(entered);
+    #[tokio::test]
+    async fn what_refused_clients_sent_is_closed_whatever_it_is() {
+        let closing = Arc::new(Closing::default());
+        let (mut clients, mut ends) = (Vec::new(), Vec::new());
+        for _ in 0..100 {
+            let (client, served) = Channel::pair().unwrap();
+            let (read, write) = std::io::pipe().unwrap();
+            client.send(&1_u8, &[write.as_fd()]).unwrap();
+            refuse(&closing, served, USER);
+            assert!(matches!(client.receive(), Ok(Some((Reply::Refused(_), _)))));
+            clients.push(client);
+            ends.push(read);
         }
-        assert_eq!(refused.len(), MOST_OF_ONE);
-        assert!(matches!(connections.enter(USER), Err(Full::ToClose)));
+        // The end of a pipe: its other end is closed.
+        let read_all = || ends.into_iter().all(|mut end| matches!(end.read(&mut [0]), Ok(0)));
+        assert!(tokio::task::spawn_blocking(read_all).await.unwrap());
+        while !closing.waiting().is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 }

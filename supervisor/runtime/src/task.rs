@@ -31,7 +31,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::audit::{self, Body, Record, Text};
 use crate::caller::variable;
-use crate::client::Client;
+use crate::client::{Client, Sent};
 use crate::gateway::{GatewayError, Service};
 use crate::helper::Helper;
 use crate::prepare::{Place, Prepared, prepare};
@@ -68,14 +68,9 @@ const DENIALS_SHOWN: usize = 5;
 ///
 /// # Errors
 /// When the client is gone; the sandbox is cleared away all the same.
-pub fn run(
-    supervisor: &Arc<Supervisor>,
-    client: Client,
-    peer: Peer,
-    descriptors: Vec<OwnedFd>,
-) -> Result<(), ChannelError> {
+pub fn run(supervisor: &Arc<Supervisor>, client: Client, peer: Peer, sent: Sent) -> Result<(), ChannelError> {
     client.stays()?;
-    let (request, streams) = match decode(descriptors) {
+    let (request, streams) = match decode(&sent) {
         Ok(decoded) => decoded,
         Err(refusal) => return client.send(&Reply::Refused(refusal)),
     };
@@ -92,13 +87,13 @@ pub fn run(
         Err(refusal) => return client.send(&Reply::Refused(refusal)),
     };
     // The keeper has the plan before there is a task: its work and ours go on side by side.
-    let handed_over = events.block_on(sandbox.hand_over_unless_unwanted(&streams, &client));
+    let handed_over = events.block_on(sandbox.hand_over_unless_unwanted(streams, &client));
     let client = Arc::new(client);
     let (signals, heard) = mpsc::channel(SIGNALS);
     let task = events.spawn(serve(sandbox, handed_over, Arc::clone(&client), heard));
-    drop(streams);
+    drop(sent);
     // Whatever else it says is its end: so its agent ends, as with a terminal that is closed.
-    while let Ok(Some((Request::Signal(number), _))) = client.receive() {
+    while let Ok(Some(Request::Signal(number))) = client.receive() {
         // A sandbox that is flooded with signals misses some, as any process does.
         let _missed = signals.try_send(number);
     }
@@ -157,17 +152,14 @@ async fn serve(
     sent
 }
 
-/// The request and the streams behind it. What is read is a file of the client's choice, so this may block.
+/// The request and the streams behind it.
 ///
 /// # Errors
 /// When it is not what a client of ours sends.
-fn decode(mut descriptors: Vec<OwnedFd>) -> Result<(Run, Vec<OwnedFd>), Refusal> {
+fn decode(sent: &[OwnedFd]) -> Result<(Run, &[OwnedFd]), Refusal> {
     let malformed = |why: &str| Refusal::new("request", format!("the request is malformed: {why}"), "");
-    if descriptors.is_empty() {
-        return Err(malformed("no body"));
-    }
-    let streams = descriptors.split_off(1);
-    let body = memfd::read(descriptors.remove(0), LARGEST).map_err(|error| match error.errno {
+    let (body, streams) = sent.split_first().ok_or_else(|| malformed("no body"))?;
+    let body = memfd::read(body, LARGEST).map_err(|error| match error.errno {
         libc::EFBIG => malformed(&format!("it has more than {LARGEST} bytes")),
         _ => malformed(&error.to_string()),
     })?;
