@@ -279,6 +279,19 @@ fn what_a_file_is_moved_over_is_in_the_audit_also_when_both_were_written_before(
 }
 
 #[test]
+fn a_process_that_names_itself_is_told_of_nobody() -> Outcome {
+    let ran = ran("echo name > /proc/self/comm; echo 0 > /proc/self/oom_score_adj; true")?;
+    ensure!(
+        ran.denied(&["/proc/self/oom_score_adj"]) && !ran.denied(&["/proc/self/comm"]),
+        "{:#?}",
+        ran.audit
+    );
+    let whole = ran.finished.stderr.contains(" 1 denied by rules (create /proc/self/oom_score_adj)");
+    ensure!(whole, "{}", ran.finished.stderr);
+    Ok(())
+}
+
+#[test]
 fn control_characters_never_reach_a_terminal_raw() -> Outcome {
     let skep = Skep::new()?;
     let ran = skep.shell("/bin/echo $'\\x1b]52;c;evil\\x07' > /dev/null; touch $'\\x1b[2Jname'").finish()?;

@@ -72,6 +72,25 @@ fn every_shipped_profile_loads_under_its_own_name_and_its_examples_hold() {
 }
 
 #[test]
+fn a_process_names_its_threads_and_changes_nothing_else_of_its_entry_in_proc() {
+    let policy = load(text("claude-code"), &host());
+    let decided = |op, path: &str| policy.judge(op, path).decision;
+    for path in ["/proc/self/comm", "/proc/self/task/7/comm", "/proc/7/task/8/comm"] {
+        assert_eq!(decided(FileOp::Write, path), Decision::Allow, "{path}");
+        assert_eq!(decided(FileOp::Remove, path), Decision::Deny, "{path}");
+    }
+    for path in [
+        "/proc/self/mem",
+        "/proc/comm",
+        "/proc/sys/kernel/comm",
+        "/proc/self/task/7/mem",
+        "/home/proc/7/comm",
+    ] {
+        assert_eq!(decided(FileOp::Write, path), Decision::Deny, "{path}");
+    }
+}
+
+#[test]
 fn every_shipped_profile_starts_on_a_host_without_lsm_and_controllers() {
     for (name, _) in PROFILES {
         plan(name);

@@ -6,7 +6,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::{FileOp, Grant, Guard, Policy, Verdict};
+use super::{FileOp, Grant, Guard, Policy, Verdict, places};
 use crate::decision::Decision;
 use crate::profile::{Granting, Guarding, Op};
 use crate::rule::RuleRef;
@@ -47,6 +47,9 @@ impl Policy {
 
     /// The verdict of the grants alone, as if there were no guards.
     fn judge_grants(&self, op: FileOp, path: &Path) -> Verdict {
+        if let Some(verdict) = places::naming_a_thread(op, path) {
+            return verdict;
+        }
         match self.deciding_grant(op, path) {
             Some((decision, grant)) => verdict(
                 decision,

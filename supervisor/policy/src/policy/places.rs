@@ -1,7 +1,12 @@
 //! The places every sandbox has, whatever its profile says: grants with a built-in rule, so that the judge
 //! agrees with the root that is built.
 
-use super::Grant;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::{FileOp, Grant, Verdict};
+use crate::decision::Decision;
 use crate::launch::ObjectKind;
 use crate::profile::{self, Granting};
 use crate::rule::RuleRef;
@@ -42,6 +47,19 @@ fn place(path: &str, kind: Granting, why: &str) -> Grant {
         rule: RuleRef::built_in("place", path),
     };
     Grant { object: Some(ObjectKind::Directory), ..Grant::unresolved(written, path.into()) }
+}
+
+/// The verdict on the name of a thread, `/proc/self/task/N/comm`: runtimes name their threads there, and any thread may
+/// name itself by `prctl` as well. Landlock, which knows no files that come and go, refuses it with the rest of `/proc`.
+/// That takes nothing from the agent, so it is no denial.
+pub(super) fn naming_a_thread(op: FileOp, path: &Path) -> Option<Verdict> {
+    let names: Vec<&[u8]> = path.iter().map(OsStr::as_bytes).collect();
+    let is_name = matches!(names[..], [b"/", b"proc", _, b"comm"] | [b"/", b"proc", _, b"task", _, b"comm"]);
+    (is_name && matches!(op, FileOp::Write | FileOp::Create)).then(|| Verdict {
+        decision: Decision::Allow,
+        rule: Some(RuleRef::built_in("place", "/proc/*/comm")),
+        reason: "threads are named by their process".to_owned(),
+    })
 }
 
 impl Grant {
