@@ -1,13 +1,13 @@
 //! Nobody blinds the audit or flushes it: what a sandbox has too much of is its own loss, and then its own end.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use skep_tests::Outcome;
 use skep_tests::audit::Record;
 use skep_tests::process::{Running, run, until, wait};
-use skep_tests::skep::Skep;
+use skep_tests::skep::{HOLD, Skep};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -75,5 +75,23 @@ fn an_agent_that_overdraws_its_share_of_the_audit_is_ended_and_told_why() -> Out
     let end = loud.audit.iter().find(|record| record.kind() == "end").context("no last record")?;
     ensure!(end.says(&["killed: ", "share of the audit"]), "{end:?}");
     ensure!(executed(&skep.audit(Some(&name))?) == 50, "records of another sandbox were pushed out");
+    Ok(())
+}
+
+#[test]
+fn an_audit_that_cannot_be_written_ends_what_runs_and_nothing_that_starts_when_it_can() -> Outcome {
+    let skep = Skep::new()?;
+    let small = [("SKEP_AUDIT_SIZE", "4MiB")];
+    let mut holder = skep.hold(skep.shell(HOLD).environment(small).command())?;
+    // Where the log would go on, something lies that is not to be overwritten.
+    let in_the_way = skep.state().join("audit/000002.jsonl");
+    fs::write(&in_the_way, "x")?;
+    let loud = skep.shell("while :; do /bin/true; done").finish()?;
+    let said = &loud.finished.stderr;
+    ensure!(loud.code() == 125 && said.contains("the audit cannot be written"), "{}: {said}", loud.code());
+    ensure!(wait(&mut holder.0, PATIENCE)?.is_some(), "another sandbox goes on unrecorded");
+    fs::remove_file(&in_the_way)?;
+    let later = skep.shell("for i in {1..50}; do /bin/true; done").finish()?;
+    ensure!(later.code() == 0 && executed(&later.audit) == 50, "{later:?}");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! From what happens to what is written down.
 //!
 //! One log for the daemon behind one lock. **A log that cannot be written ends every sandbox**: what nobody can
-//! account for must not go on.
+//! account for must not go on. Those that start later depend on whether it can be written then.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,20 +19,35 @@ pub struct Recorder {
     /// `None` once it is closed.
     log: Mutex<Option<Log>>,
     registry: Arc<Registry>,
-    broken: watch::Sender<bool>,
+    /// Told of each failure; says whether the last attempt was one.
+    failed: watch::Sender<bool>,
+}
+
+/// Hears of records that could not be written. A clone has heard as much as the first.
+#[derive(Clone)]
+pub struct Failures(watch::Receiver<bool>);
+
+impl Failures {
+    /// Resolves when one could not be since this was made.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            // Nobody writes any more: the daemon is ending anyway.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 impl Recorder {
     /// Writes to `log` about the sandboxes of `registry`.
     #[must_use]
     pub fn new(log: Log, registry: Arc<Registry>) -> Self {
-        Self { log: Mutex::new(Some(log)), registry, broken: watch::channel(false).0 }
+        Self { log: Mutex::new(Some(log)), registry, failed: watch::channel(false).0 }
     }
 
-    /// Becomes true when a record could not be written.
+    /// Hears of each record that cannot be written from now on, whatever comes after it.
     #[must_use]
-    pub fn broken(&self) -> watch::Receiver<bool> {
-        self.broken.subscribe()
+    pub fn failures(&self) -> Failures {
+        Failures(self.failed.subscribe())
     }
 
     /// Writes one record; when this returns, what it records may take effect.
@@ -51,11 +66,22 @@ impl Recorder {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let closed = || AuditError::Broken("it is closed".to_owned());
         let appended = log.as_mut().ok_or_else(closed)?.append_all(records, Durability::Buffered);
-        appended.map(drop).inspect_err(|error| {
-            if !self.broken.send_replace(true) {
-                tracing::error!(%error, "the audit cannot be written: every sandbox ends");
+        match appended {
+            Ok(_) => {
+                // Nobody is told of it: who ends for a failure ends all the same.
+                self.failed.send_if_modified(|failed| {
+                    *failed = false;
+                    false
+                });
+                Ok(())
             }
-        })
+            Err(error) => {
+                if !self.failed.send_replace(true) {
+                    tracing::error!(%error, "the audit cannot be written: every sandbox ends");
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Writes a gateway's event; `false` if it is not in the log.
@@ -171,4 +197,42 @@ pub fn losses(live: &Live, lost: u64) -> Option<Body> {
     let count = lost.checked_sub(progress.counters.lost).filter(|count| *count > 0)?;
     progress.counters.lost = lost;
     Some(Body::Lost(audit::Lost { source: "sandbox".to_owned(), count, ..audit::Lost::default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::{Failure, Options};
+
+    fn write(recorder: &Recorder) -> Result<(), AuditError> {
+        let message = Text::from("x".repeat(2000));
+        recorder.write(Record::general(Body::Error(Failure { what: "test".to_owned(), message })))
+    }
+
+    async fn has_heard(failures: &mut Failures) -> bool {
+        tokio::select! {
+            biased;
+            () = failures.next() => true,
+            () = std::future::ready(()) => false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_that_fails_ends_what_runs_and_nothing_that_starts_later() {
+        let state = tempfile::tempdir().unwrap();
+        let log = Log::open(state.path(), Options { segment_bytes: 1 << 10, ..Options::default() }).unwrap();
+        let recorder = Recorder::new(log, Arc::default());
+        let mut running = recorder.failures();
+        write(&recorder).unwrap();
+        assert!(!has_heard(&mut running).await);
+        let evidence = state.path().join("audit/000002.jsonl");
+        std::fs::write(&evidence, "x").unwrap();
+        write(&recorder).unwrap_err();
+        let mut between = recorder.failures();
+        std::fs::remove_file(&evidence).unwrap();
+        write(&recorder).unwrap();
+        assert!(has_heard(&mut running).await, "it goes on although a record is missing");
+        assert!(!has_heard(&mut between).await);
+        assert!(!has_heard(&mut recorder.failures()).await);
+    }
 }

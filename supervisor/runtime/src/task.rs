@@ -36,7 +36,7 @@ use crate::gateway::{GatewayError, Service};
 use crate::helper::Helper;
 use crate::prepare::{Place, Prepared, prepare};
 use crate::protocol::{Cause, Refusal, Reply, Request, Run, Summary};
-use crate::record::losses;
+use crate::record::{Failures, losses};
 use crate::registry::{Live, Phase};
 use crate::reserve::{Empty, new_id};
 use crate::supervisor::{Supervisor, is_set};
@@ -197,6 +197,8 @@ struct Sandbox {
     live: Arc<Live>,
     plan: Plan,
     start: audit::Start,
+    /// From before its first record: whichever is missing, it ends.
+    unrecorded: Failures,
     wall_clock: Option<Duration>,
     /// Why we have ended it, if we have.
     cause: Option<Cause>,
@@ -257,6 +259,7 @@ impl Sandbox {
             live,
             plan,
             start,
+            unrecorded: supervisor.recorder.failures(),
             wall_clock,
             cause: None,
             cgroup,
@@ -569,7 +572,7 @@ enum Control {
 
 /// Everything outside that a sandbox obeys.
 struct Controls {
-    broken: watch::Receiver<bool>,
+    unrecorded: Failures,
     share_used_up: watch::Receiver<bool>,
     share: u64,
     stopping: watch::Receiver<bool>,
@@ -586,7 +589,7 @@ impl Controls {
         let (supervisor, share) = (&sandbox.supervisor, &sandbox.live.origin.share);
         let limit = sandbox.wall_clock.unwrap_or(FOREVER);
         Self {
-            broken: supervisor.recorder.broken(),
+            unrecorded: sandbox.unrecorded.clone(),
             share_used_up: share.used_up(),
             share: share.bytes(),
             stopping: supervisor.stopping(),
@@ -599,7 +602,7 @@ impl Controls {
 
     async fn next(&mut self) -> Control {
         let signal = tokio::select! {
-            () = is_set(&mut self.broken) => return Control::End(Cause::Audit),
+            () = self.unrecorded.next() => return Control::End(Cause::Audit),
             () = is_set(&mut self.share_used_up) => {
                 return Control::End(Cause::Share { bytes: self.share });
             }

@@ -5,7 +5,8 @@
 //! ([`Durability::Durable`]: it survives a crash of the host). **When it fails, nothing was recorded, and what
 //! was to be recorded must not happen**: the caller denies, and ends what it cannot deny. A full disk leaves the
 //! log usable for when there is space again; a failed write-back (after which the kernel may have dropped the
-//! pages, since Linux 4.13 reported once) makes every later append fail until the log is opened anew.
+//! pages, since Linux 4.13 reported once) makes every later append fail until the log is opened anew. Where no next
+//! segment can be made, for want of a descriptor or an inode, the old one is used for a while longer.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -13,7 +14,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use skep_policy::units::Bytes;
@@ -104,6 +105,9 @@ impl Options {
     }
 }
 
+/// How long after a failed attempt the next one is made to go on in a new segment: each writes the old one back.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The log of a state directory, open for writing.
 pub struct Log {
     state: PathBuf,
@@ -116,6 +120,8 @@ pub struct Log {
     since: SystemTime,
     /// There may be a next segment already: readers take this one for complete then, so nothing more goes into it.
     is_over: bool,
+    /// When the next segment may be asked for.
+    not_before: Instant,
     head: Link,
     buffer: Vec<u8>,
     anchor: Keeper,
@@ -174,6 +180,7 @@ impl Log {
             length,
             since,
             is_over: false,
+            not_before: Instant::now(),
             head: start.link,
             buffer: Vec::with_capacity(1 << 16),
             anchor,
@@ -203,7 +210,7 @@ impl Log {
     /// As [`Log::append`].
     pub fn append_all(&mut self, records: Vec<Record>, durability: Durability) -> Result<Seq, AuditError> {
         if self.is_due() {
-            self.rotate()?;
+            self.rotate_or_go_on()?;
         }
         self.write(records, durability)
     }
@@ -250,7 +257,13 @@ impl Log {
 
     fn is_due(&self) -> bool {
         let old = self.since.elapsed().is_ok_and(|age| age >= self.options.segment_age);
-        self.is_over || self.length >= self.options.segment_bytes || old
+        let due = old || self.length >= self.options.segment_bytes;
+        self.is_full() || due && Instant::now() >= self.not_before
+    }
+
+    /// May nothing more go into the segment?
+    fn is_full(&self) -> bool {
+        self.is_over || self.length >= 2 * self.options.segment_bytes
     }
 
     /// Encodes, writes and commits; on any failure the file ends where it ended before.
@@ -299,13 +312,25 @@ impl Log {
         AuditError::Broken(why)
     }
 
-    /// Goes on in a new segment and removes what retention has run out for. Where it fails, the next append tries
-    /// again before it writes anything.
+    /// Goes on in a new segment, or in this one while there can be no next one; what retention could not remove, it
+    /// removes the next time.
+    fn rotate_or_go_on(&mut self) -> Result<(), AuditError> {
+        let Err(error) = self.rotate() else { return Ok(()) };
+        if self.broken.is_some() || self.is_full() {
+            return Err(error);
+        }
+        tracing::warn!(%error, segment = self.segment, "ignoring that the audit's segments cannot be changed");
+        self.not_before = Instant::now() + PAUSE;
+        Ok(())
+    }
+
+    /// Goes on in a new segment and removes what retention has run out for.
     fn rotate(&mut self) -> Result<(), AuditError> {
         self.sync()?;
-        self.is_over = true;
         let (segment, origin) = (self.segment + 1, self.head);
-        let file = create(&self.state, segment)?;
+        let created = create(&self.state, segment);
+        self.is_over |= created.is_ok() || may_exist(&segment::path(&self.state, segment));
+        let file = created?;
         let old = (std::mem::replace(&mut self.file, Arc::new(file)), self.segment, self.length);
         (self.segment, self.length) = (segment, 0);
         let first = Record::general(Body::Log(first_of(segment, origin)));
@@ -412,6 +437,9 @@ fn prepare(state: &Path) -> Result<File, AuditError> {
 /// evidence, and is refused as it is.
 fn create(state: &Path, segment: u64) -> Result<File, AuditError> {
     let path = segment::path(state, segment);
+    let directory = segment::directory(state);
+    // First, so that no file is left behind by a process that has no descriptor left for this.
+    let parent = File::open(&directory).map_err(AuditError::io("open", &directory))?;
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let file = options.open(&path).map_err(AuditError::io("open", &path))?;
@@ -419,10 +447,13 @@ fn create(state: &Path, segment: u64) -> Result<File, AuditError> {
     if !meta.is_file() || meta.len() > 0 {
         return Err(AuditError::io("open", &path)(io::ErrorKind::AlreadyExists.into()));
     }
-    let directory = segment::directory(state);
-    let sync = File::open(&directory).and_then(|directory| directory.sync_all());
-    sync.map_err(AuditError::io("fsync", &directory))?;
+    parent.sync_all().map_err(AuditError::io("fsync", &directory))?;
     Ok(file)
+}
+
+/// Is there something at `path`, as far as can be told?
+fn may_exist(path: &Path) -> bool {
+    !matches!(fs::symlink_metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Opens a segment to go on at `length`, cutting what stands behind it.
@@ -477,6 +508,46 @@ mod tests {
         let last = text.lines().last().unwrap();
         assert!(last.len() < LONGEST_LINE && last.contains(r#""cut":{"arguments":5000}"#));
         assert!(last.contains(r#""of":300"#));
+    }
+
+    /// A log whose segments are due after each record.
+    fn of_short_segments(state: &Path) -> Log {
+        Log::open(state, Options { segment_bytes: 1 << 10, ..Options::default() }).unwrap()
+    }
+
+    fn append(log: &mut Log) -> Result<Seq, AuditError> {
+        log.append(note(&"x".repeat(500)), Durability::Buffered)
+    }
+
+    #[test]
+    fn while_there_can_be_no_next_segment_the_last_one_goes_on() {
+        let state = tempfile::tempdir().unwrap();
+        let mut log = of_short_segments(state.path());
+        let (audit, away) = (state.path().join("audit"), state.path().join("away"));
+        fs::rename(&audit, &away).unwrap();
+        let written = (0..100).take_while(|_| append(&mut log).is_ok()).count();
+        // Up to twice its length, and never without end.
+        assert!((2..6).contains(&written), "{written}");
+        assert!(matches!(append(&mut log), Err(AuditError::Io { .. })));
+        fs::rename(&away, &audit).unwrap();
+        append(&mut log).unwrap();
+        assert_eq!(log.segment, 2);
+        log.close().unwrap();
+        super::super::verify(state.path()).unwrap();
+    }
+
+    #[test]
+    fn a_next_segment_that_is_there_already_ends_the_last_one() {
+        let state = tempfile::tempdir().unwrap();
+        let mut log = of_short_segments(state.path());
+        let evidence = segment::path(state.path(), 2);
+        fs::write(&evidence, "x").unwrap();
+        while append(&mut log).is_ok() {}
+        assert!(log.length < 2 << 10, "a reader takes it for complete");
+        assert!(append(&mut log).is_err());
+        fs::remove_file(&evidence).unwrap();
+        append(&mut log).unwrap();
+        assert_eq!(log.segment, 2);
     }
 
     #[test]
