@@ -37,7 +37,7 @@ use crate::helper::Helper;
 use crate::prepare::{Place, Prepared, prepare};
 use crate::protocol::{Cause, Refusal, Reply, Request, Run, Summary};
 use crate::record::{Failures, losses};
-use crate::registry::{Live, Phase};
+use crate::registry::{Live, Phase, Registry};
 use crate::reserve::{Empty, new_id};
 use crate::supervisor::{Supervisor, is_set};
 
@@ -210,6 +210,29 @@ struct Sandbox {
     service: Option<Service>,
     /// Its answer, until it is heard.
     serving: Option<Serving>,
+    /// Until everything above is gone.
+    _registered: Registered,
+}
+
+/// A sandbox in the registry. It leaves it also when its task panics, for a daemon that stops waits for all of them;
+/// the keeper, whose channel is closed before that, ends what is in it.
+struct Registered {
+    registry: Arc<Registry>,
+    live: Arc<Live>,
+}
+
+impl Registered {
+    /// `None` if the name is taken.
+    fn new(registry: &Arc<Registry>, live: &Arc<Live>) -> Option<Self> {
+        let (registry, live) = (Arc::clone(registry), Arc::clone(live));
+        registry.insert(Arc::clone(&live)).then(|| Self { registry, live })
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.registry.remove(&self.live);
+    }
 }
 
 /// The gateway's answer to being asked to serve a sandbox.
@@ -231,18 +254,17 @@ impl Sandbox {
         let wall_clock = prepared.wall_clock();
         let Prepared { live, plan, upstreams, limits, start, .. } = prepared;
         let live = Arc::new(live);
-        if !supervisor.registry.insert(Arc::clone(&live)) {
+        let Some(registered) = Registered::new(&supervisor.registry, &live) else {
             supervisor.reserve.give_back(empty);
             let message = format!("a sandbox named {} is running already", live.name);
             return Err(Refusal::new("name", message, "choose another --name, or leave it out"));
-        }
+        };
         let limited = supervisor.cgroups.apply_limits(&empty.cgroup, &limits);
         let judged = limited.map_err(|error| launch("limits", &error)).and_then(|()| {
             let admitted = supervisor.admit(empty.cgroup.number(), &live.policy.egress);
             admitted.map_err(|error| launch("BPF map", &error))
         });
         if let Err(refusal) = judged {
-            supervisor.registry.remove(&live);
             supervisor.reserve.discard(empty);
             return Err(refusal);
         }
@@ -268,6 +290,7 @@ impl Sandbox {
             begun: Instant::now(),
             service: Some(service),
             serving: None,
+            _registered: registered,
         })
     }
 
@@ -480,7 +503,6 @@ impl Sandbox {
             tracing::error!(%error, sandbox = self.live.id, "its cgroup stays behind");
         }
         self.supervisor.record_skipped();
-        self.supervisor.registry.remove(&self.live);
     }
 
     fn summary(&self, ending: Ending) -> Summary {
@@ -680,4 +702,23 @@ fn launch(what: &str, error: &dyn std::fmt::Display) -> Refusal {
 
 fn internal(what: &str) -> Refusal {
     Refusal::new("internal", format!("skepd failed at: {what}"), "its journal says more; please report it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sandbox_whose_task_panics_does_not_stay_registered() {
+        let registry = Arc::new(Registry::default());
+        let live = Arc::new(Live::for_tests("a", 1));
+        let registered = Registered::new(&registry, &live).unwrap();
+        assert!(Registered::new(&registry, &Arc::new(Live::for_tests("a", 2))).is_none());
+        let task = tokio::spawn(async move {
+            let _registered = registered;
+            std::panic::resume_unwind(Box::new("a task"));
+        });
+        assert!(task.await.unwrap_err().is_panic());
+        assert!(registry.is_empty());
+    }
 }
