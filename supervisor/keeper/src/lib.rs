@@ -20,7 +20,9 @@ pub mod scratch;
 pub mod sources;
 
 use nix::sys::stat::{Mode, umask};
-use skep_kernel::process::{Close, close_from, ignore_signals, take_control_descriptor};
+use skep_kernel::process::{
+    Close, close_from, ignore_signals, take_control_descriptor, usual_descriptor_limit,
+};
 use skep_kernel::seqpacket::Channel;
 use skep_kernel::{SyscallError, caps};
 
@@ -31,6 +33,8 @@ use skep_kernel::{SyscallError, caps};
 pub fn run() -> Result<(), StartError> {
     caps::not_dumpable()?;
     close_from(3, Close::Now)?;
+    // skepd's own is raised, and every agent would have it.
+    usual_descriptor_limit()?;
     ignore_signals();
     umask(Mode::empty());
     let channel = Channel::from_socket(take_control_descriptor()?)?;

@@ -188,6 +188,12 @@ fn as_root_limits_are_set_and_a_lower_one_of_the_host_stays() {
 }
 
 #[test]
+fn as_root_an_agent_starts_with_the_usual_limit_of_descriptors() {
+    let (_soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
+    assert_eq!(output_of(shell("ulimit -Sn; ulimit -Hn")), format!("{}\n{hard}\n", hard.min(1024)));
+}
+
+#[test]
 fn as_root_devices_are_there_and_work() {
     assert_eq!(
         said("ls /dev"),

@@ -4,8 +4,10 @@
 #![expect(unsafe_code, reason = "close_range, sigaction, execve and rlimits are raw")]
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+
+use nix::sched::{CloneFlags, unshare};
 
 use crate::error::{SyscallError, check};
 
@@ -29,6 +31,38 @@ pub fn close_from(first: u32, when: Close) -> Result<(), SyscallError> {
     // SAFETY: takes integers; owners of the descriptors are the caller's to think of.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
     check(result, "close_range", || first.to_string()).map(drop)
+}
+
+/// Gives the calling thread a descriptor table of its own, which holds the standard streams and a copy of `keep`, a
+/// descriptor above 2, alone.
+///
+/// Minimum kernel version: 5.9.
+///
+/// # Errors
+/// EBADF when `keep` is a standard stream or not open, ENOMEM without memory.
+pub fn own_descriptors(keep: RawFd) -> Result<OwnedFd, SyscallError> {
+    let bad = || SyscallError::new("close_range", keep.to_string(), libc::EBADF);
+    let (last, first) = (keep.checked_sub(1).ok_or_else(bad)?, keep.checked_add(1).ok_or_else(bad)?);
+    if keep <= 2 {
+        return Err(bad());
+    }
+    unshare(CloneFlags::CLONE_FILES)
+        .map_err(|errno| SyscallError::from_nix("unshare", "CLONE_FILES", errno))?;
+    let close = |first: RawFd, last: RawFd| {
+        if first > last {
+            return Ok(());
+        }
+        // SAFETY: takes integers; what it closes is this table's copy, which nobody owns.
+        let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        check(result, "close_range", || format!("{first} to {last}")).map(drop)
+    };
+    close(3, last)?;
+    close(first, RawFd::MAX)?;
+    // SAFETY: takes integers.
+    let flags = unsafe { libc::fcntl(keep, libc::F_GETFD) };
+    check(flags, "fcntl", || keep.to_string())?;
+    // SAFETY: it is open, and its number in this table is nobody's: its owner has it in the table of the process.
+    Ok(unsafe { OwnedFd::from_raw_fd(keep) })
 }
 
 /// Closes a descriptor in a copy of the process that will never use, nor drop, its owner.
@@ -91,19 +125,46 @@ pub fn duplicate(fd: &impl AsFd) -> Result<OwnedFd, SyscallError> {
 /// # Errors
 /// EINVAL for an unknown resource.
 pub fn limit(resource: u32, wanted: u64) -> Result<(), SyscallError> {
-    let name = || format!("RLIMIT {resource}");
-    let mut now = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a null new limit reads; `now` is writable.
-    let result = unsafe {
-        libc::syscall(libc::SYS_prlimit64, 0, resource, ptr::null::<libc::rlimit64>(), &raw mut now)
-    };
-    check(result, "prlimit64", name)?;
-    let value = wanted.min(now.rlim_max);
-    let new = libc::rlimit64 { rlim_cur: value, rlim_max: value };
-    // SAFETY: `new` is a whole rlimit64, a null old limit is not written.
-    let result =
-        unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const new, ptr::null::<u8>()) };
-    check(result, "prlimit64", name).map(drop)
+    let value = wanted.min(prlimit(resource, None)?.rlim_max);
+    prlimit(resource, Some(&libc::rlimit64 { rlim_cur: value, rlim_max: value })).map(drop)
+}
+
+/// `RLIMIT_NOFILE`, which is of another type in each C library.
+const DESCRIPTORS: u32 = 7;
+
+/// How many descriptors a process starts with that asks for no more: `INR_OPEN_CUR` of the kernel.
+const USUAL_DESCRIPTORS: u64 = 1024;
+
+/// Raises the soft limit of descriptors to the hard one.
+///
+/// # Errors
+/// None on Linux.
+pub fn raise_descriptor_limit() -> Result<(), SyscallError> {
+    soft_limit_of_descriptors(|hard| hard)
+}
+
+/// Sets the soft limit of descriptors to what the kernel gives its first process. Programs that use `select(2)` count
+/// on no more; who needs more raises it himself.
+///
+/// # Errors
+/// None on Linux.
+pub fn usual_descriptor_limit() -> Result<(), SyscallError> {
+    soft_limit_of_descriptors(|hard| hard.min(USUAL_DESCRIPTORS))
+}
+
+fn soft_limit_of_descriptors(of: impl Fn(u64) -> u64) -> Result<(), SyscallError> {
+    let now = prlimit(DESCRIPTORS, None)?;
+    prlimit(DESCRIPTORS, Some(&libc::rlimit64 { rlim_cur: of(now.rlim_max), ..now })).map(drop)
+}
+
+/// Sets a limit of this process if there is a new one, and returns what was before.
+fn prlimit(resource: u32, new: Option<&libc::rlimit64>) -> Result<libc::rlimit64, SyscallError> {
+    let new = new.map_or(ptr::null(), ptr::from_ref);
+    let mut before = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a null new limit reads, another one is whole; `before` is writable.
+    let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, &raw mut before) };
+    check(result, "prlimit64", || format!("RLIMIT {resource}"))?;
+    Ok(before)
 }
 
 /// Gives every signal its default action and blocks none.

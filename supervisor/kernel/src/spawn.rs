@@ -1,11 +1,20 @@
-//! Starting our own helper programs from a threaded process.
+//! Starting our own helper programs from a threaded process that holds what strangers sent.
+//!
+//! A new process begins with a copy of the descriptor table of the thread that makes it, and closes what it may not
+//! keep when it executes its program. **That may take for ever**: each table that lets go of a file of a FUSE file
+//! system asks its server first (`fuse_flush`, called by `filp_close`), and such a file may be among what a client
+//! sent. So helpers are made by a thread with a table of its own, in which there never is anything of a client's.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use crate::error::SyscallError;
+use crate::process;
 use crate::seqpacket::{Channel, ChannelError};
 
 /// A helper and our end of its control channel.
@@ -26,27 +35,161 @@ pub enum SpawnError {
     /// The program could not be started.
     #[error(transparent)]
     Spawn(#[from] SyscallError),
+    /// The thread that starts helpers is gone.
+    #[error("the thread that starts helpers has ended")]
+    Ended,
 }
 
-/// Starts `program` with a control channel as its standard input, nothing in its environment and none of our
-/// descriptors, but standard error where `stderr` says so.
-///
+/// The thread that starts helpers. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Spawner(Mutex<Thread>);
+
+/// What the thread is told and tells. A command has no descriptors in it: those of our table mean nothing in that of
+/// the thread, so they go over a socket.
+#[derive(Debug)]
+struct Thread {
+    descriptors: Channel,
+    commands: Sender<Command>,
+    children: Receiver<Result<Child, SpawnError>>,
+}
+
+impl Spawner {
+    /// Starts the thread. To be done before anything is received from strangers.
+    ///
+    /// # Errors
+    /// When no thread or descriptor is left.
+    pub fn start() -> Result<Self, SpawnError> {
+        let (ours, theirs) = Channel::pair()?;
+        let (commands, to_start) = channel();
+        let (started, children) = channel();
+        let (ready, is_ready) = channel();
+        let number = theirs.as_raw_fd();
+        let work = move || {
+            let own = || Ok(Channel::from_socket(process::own_descriptors(number)?)?);
+            let (own, outcome) = match own() {
+                Ok(own) => (Some(own), Ok(())),
+                Err(error) => (None, Err(error)),
+            };
+            if let (Ok(()), Some(own)) = (ready.send(outcome), own) {
+                start_helpers(&own, &to_start, &started);
+            }
+        };
+        let thread = thread::Builder::new().name("spawner".to_owned()).spawn(work);
+        thread.map_err(|error| SyscallError::from_io("clone", "spawner", &error))?;
+        is_ready.recv().unwrap_or(Err(SpawnError::Ended))?;
+        // The thread has its own copy by now.
+        drop(theirs);
+        Ok(Self(Mutex::new(Thread { descriptors: ours, commands, children })))
+    }
+
+    /// Starts `program` with a control channel as its standard input, nothing in its environment and none of our
+    /// descriptors but `stderr`, or our own standard error where there is none.
+    ///
+    /// # Errors
+    /// When no descriptor is left or the program cannot be executed.
+    pub fn helper(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        stderr: Option<BorrowedFd<'_>>,
+    ) -> Result<Helper, SpawnError> {
+        let (ours, theirs) = Channel::pair()?;
+        let mut command = Command::new(program);
+        command.args(arguments).env_clear().stdout(Stdio::null());
+        let mut descriptors = vec![theirs.as_fd()];
+        descriptors.extend(stderr);
+        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The command first: the descriptors are what the thread waits for.
+        thread.commands.send(command).map_err(|_ended| SpawnError::Ended)?;
+        thread.descriptors.send(&STREAMS, &descriptors)?;
+        let child = thread.children.recv().unwrap_or(Err(SpawnError::Ended))?;
+        Ok(Helper { child, channel: ours })
+    }
+}
+
+/// The message that carries descriptors; a message is never empty.
+const STREAMS: u8 = 0;
+
+/// Starts what is asked for until nobody can ask any more. Nothing is logged here: the log is in the other table.
+fn start_helpers(
+    descriptors: &Channel,
+    commands: &Receiver<Command>,
+    started: &Sender<Result<Child, SpawnError>>,
+) {
+    loop {
+        let streams = match descriptors.receive::<u8>() {
+            Ok(None) => return,
+            Ok(Some((_streams, streams))) => Ok(streams),
+            Err(error) => Err(error.into()),
+        };
+        let Ok(command) = commands.recv() else { return };
+        if started.send(streams.and_then(|streams| start(command, streams))).is_err() {
+            return;
+        }
+    }
+}
+
 /// No `pre_exec`, id or directory is set, so that the standard library uses `posix_spawn`: a fork of a daemon
 /// with 64 MB costs 2.7 ms, and nothing may run between fork and exec in a threaded process.
-///
-/// # Errors
-/// When no descriptor is left or the program cannot be executed.
-pub fn helper(program: &Path, arguments: &[&str], stderr: Stdio) -> Result<Helper, SpawnError> {
-    let (ours, theirs) = Channel::pair()?;
-    let child = Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::null())
-        .stderr(stderr)
-        .spawn()
-        .map_err(|error: io::Error| {
-            SyscallError::from_io("posix_spawn", program.display().to_string(), &error)
-        })?;
-    Ok(Helper { child, channel: ours })
+fn start(mut command: Command, streams: Vec<OwnedFd>) -> Result<Child, SpawnError> {
+    let mut streams = streams.into_iter();
+    command.stdin(streams.next().map_or_else(Stdio::null, Stdio::from));
+    command.stderr(streams.next().map_or_else(Stdio::inherit, Stdio::from));
+    let program = command.get_program().display().to_string();
+    let failed = |error: io::Error| SyscallError::from_io("posix_spawn", program, &error);
+    Ok(command.spawn().map_err(failed)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn a_helper_has_its_channel_and_its_standard_error_and_nothing_else() {
+        let spawner = Spawner::start().unwrap();
+        let mut held = tempfile::tempfile().unwrap();
+        let (mut said, stderr) = std::io::pipe().unwrap();
+        let script = ["-c", "ls /proc/$$/fd | tr '\\n' ' ' >&2"];
+        let Helper { mut child, channel } =
+            spawner.helper(Path::new("/bin/sh"), &script, Some(stderr.as_fd())).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert!(channel.receive::<u8>().unwrap().is_none());
+        drop(stderr);
+        let mut listed = String::new();
+        // Its end is there: neither we nor the thread still hold the other one.
+        said.read_to_string(&mut listed).unwrap();
+        assert_eq!(listed.trim(), "0 1 2");
+        assert_eq!(held.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_thread_never_holds_what_we_opened() {
+        let (before, spawner) = (tempfile::NamedTempFile::new().unwrap(), Spawner::start().unwrap());
+        let after = tempfile::NamedTempFile::new().unwrap();
+        spawner.helper(Path::new("/bin/true"), &[], None).unwrap().child.wait().unwrap();
+        let mut threads = 0;
+        for task in fs::read_dir("/proc/self/task").unwrap() {
+            let task = task.unwrap().path();
+            // Of another test's thread that has just ended there may be nothing left to read.
+            if fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "spawner") {
+                threads += 1;
+                let held = fs::read_dir(task.join("fd")).into_iter().flatten().flatten();
+                for target in held.filter_map(|entry| fs::read_link(entry.path()).ok()) {
+                    assert!(target != before.path() && target != after.path(), "{}", target.display());
+                }
+            }
+        }
+        assert!(threads > 0);
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_an_error_and_the_next_one_starts() {
+        let spawner = Spawner::start().unwrap();
+        let error = spawner.helper(Path::new("/no/such/program"), &[], None).unwrap_err();
+        assert!(error.to_string().contains("/no/such/program"), "{error}");
+        assert!(spawner.helper(Path::new("/bin/true"), &[], None).unwrap().child.wait().unwrap().success());
+    }
 }

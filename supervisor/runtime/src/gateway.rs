@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +18,7 @@ use skep_policy::gateway::{GatewayEvent, GatewayRequest};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
-use crate::caller::GATEWAY;
-use crate::helper::Helper;
+use crate::helper::{Helper, Program};
 use crate::record::Recorder;
 
 /// How long a gateway may take to confine itself, to take a sandbox on, or to let go of one.
@@ -74,7 +72,7 @@ pub enum GatewayError {
 
 /// All gateways.
 pub struct Gateways {
-    program: PathBuf,
+    program: Program,
     recorder: Arc<Recorder>,
     idle: Duration,
     /// The ways to the actors. An actor ends when nobody has a way to it any more, so that nothing is ever said to one
@@ -92,7 +90,7 @@ enum Command {
 impl Gateways {
     /// None yet; `program` is skep-egress.
     #[must_use]
-    pub fn new(program: PathBuf, recorder: Arc<Recorder>) -> Self {
+    pub fn new(program: Program, recorder: Arc<Recorder>) -> Self {
         Self { program, recorder, idle: IDLE, by_owner: Mutex::default() }
     }
 
@@ -149,7 +147,7 @@ impl Gateways {
 
 /// The task that owns one gateway.
 struct Actor {
-    program: PathBuf,
+    program: Program,
     recorder: Arc<Recorder>,
     services: BTreeMap<String, Service>,
     /// Sandboxes the gateway is letting go of, and who waits for that. It may take a moment, in which others
@@ -240,7 +238,7 @@ impl Actor {
     }
 
     async fn start(&self) -> Result<Helper, GatewayError> {
-        let running = Helper::start(&self.program, &[&GATEWAY.uid.to_string(), &GATEWAY.gid.to_string()])?;
+        let running = self.program.start()?;
         let what = match timeout(PATIENCE, running.channel.receive()).await {
             Ok(Ok(Some((GatewayEvent::Ready, _)))) => return Ok(running),
             Ok(Ok(Some(_))) => "spoke before it was ready".to_owned(),
@@ -328,6 +326,8 @@ async fn next_event(gateway: Option<&Helper>) -> Result<Option<GatewayEvent>, Ch
 mod tests {
     use std::fs::File;
 
+    use skep_kernel::spawn::Spawner;
+
     use super::*;
     use crate::audit::{Log, Options};
     use crate::registry::Registry;
@@ -351,7 +351,8 @@ mod tests {
         let log = Log::open(state.path(), Options::default()).unwrap();
         let recorder = Arc::new(Recorder::new(log, Arc::new(Registry::default())));
         let idle = Duration::from_millis(1);
-        let gateways = Gateways { idle, ..Gateways::new("/no/such/program".into(), recorder) };
+        let missing = Program::new(&Arc::new(Spawner::start().unwrap()), "/no/such/program".into(), &[]);
+        let gateways = Gateways { idle, ..Gateways::new(missing, recorder) };
         let actor = gateways.actor(OWNER);
         tokio::time::sleep(50 * idle).await;
         let (answer, answered) = oneshot::channel();

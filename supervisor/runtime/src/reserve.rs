@@ -5,7 +5,6 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 use crate::caller::own_ids;
-use crate::helper::Helper;
+use crate::helper::{Helper, Program};
 use crate::hex::hex;
 use crate::prepare::Place;
 use crate::supervisor::is_set;
@@ -89,7 +88,7 @@ pub enum ReserveError {
 
 /// The empty sandboxes that wait.
 pub struct Reserve {
-    program: PathBuf,
+    keeper: Program,
     cgroups: Arc<Tree>,
     stopping: watch::Receiver<bool>,
     /// `None` when the daemon stops.
@@ -101,12 +100,12 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// None yet; `program` is skep-keeper.
+    /// None yet.
     #[must_use]
-    pub fn new(program: PathBuf, cgroups: Arc<Tree>, stopping: watch::Receiver<bool>) -> Arc<Self> {
+    pub fn new(keeper: Program, cgroups: Arc<Tree>, stopping: watch::Receiver<bool>) -> Arc<Self> {
         let (waiting, refilling) = (Mutex::new(Some(Vec::new())), tokio::sync::Mutex::default());
         let serial = AtomicU64::new(0);
-        let reserve = Arc::new(Self { program, cgroups, stopping, waiting, serial, refilling });
+        let reserve = Arc::new(Self { keeper, cgroups, stopping, waiting, serial, refilling });
         reserve.refill_after(Duration::ZERO);
         reserve
     }
@@ -173,10 +172,10 @@ impl Reserve {
     }
 
     async fn make(&self) -> Result<Empty, ReserveError> {
-        let (program, cgroups) = (self.program.clone(), Arc::clone(&self.cgroups));
+        let (keeper, cgroups) = (self.keeper.clone(), Arc::clone(&self.cgroups));
         let (cgroup, keeper) = blocking(move || {
             let cgroup = cgroups.create(&new_id())?;
-            match Helper::start(&program, &[]) {
+            match keeper.start() {
                 Ok(keeper) => Ok((cgroup, keeper)),
                 Err(error) => {
                     remove(&cgroup);

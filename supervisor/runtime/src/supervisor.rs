@@ -1,6 +1,6 @@
 //! The daemon's parts, put together.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,14 +9,18 @@ use skep_kernel::SyscallError;
 use skep_kernel::bpf::{BpfError, Counts, Options as BpfOptions, Programs, Settings};
 use skep_kernel::cgroup::{CgroupError, SandboxCgroup, Tree};
 use skep_kernel::filter::{self, AgentFilter, FilterError};
+use skep_kernel::process::raise_descriptor_limit;
+use skep_kernel::spawn::{SpawnError, Spawner};
 use skep_policy::egress::Rules;
 use skep_policy::launch::Network;
 use skep_policy::layers::Host;
 use tokio::sync::watch;
 
 use crate::audit::{AuditError, Body, Failure, Layer, Log, Lost, Options, Record, Text};
+use crate::caller::GATEWAY;
 use crate::events::Events;
 use crate::gateway::Gateways;
+use crate::helper::Program;
 use crate::hex::hex;
 use crate::host;
 use crate::places::{PlaceError, Places, sibling};
@@ -28,15 +32,6 @@ use crate::template::Templates;
 
 /// How long the processes of a leftover may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Our own programs beside skepd.
-#[derive(Clone, Debug)]
-pub struct Ours {
-    /// skep-keeper.
-    pub keeper: PathBuf,
-    /// skep-egress.
-    pub egress: PathBuf,
-}
 
 /// The seccomp programs: they depend on nothing of a launch.
 #[derive(Clone, Debug)]
@@ -69,8 +64,8 @@ pub struct Supervisor {
     pub reserve: Arc<Reserve>,
     /// Mount namespaces with the shared part of roots.
     pub templates: Templates,
-    /// Our programs.
-    pub programs_of_ours: Ours,
+    /// skep-keeper.
+    pub keeper: Program,
     /// What the host can enforce, as rules are bound to it.
     pub host: Host,
     /// The same as records show it.
@@ -103,6 +98,9 @@ pub enum StartError {
     /// The seccomp programs cannot be compiled.
     #[error("seccomp: {0}")]
     Filter(#[from] FilterError),
+    /// Helpers cannot be started.
+    #[error("starting helpers: {0}")]
+    Spawn(#[from] SpawnError),
     /// The BPF programs cannot be loaded.
     #[error("BPF: {0}")]
     Bpf(#[from] BpfError),
@@ -118,7 +116,13 @@ impl Supervisor {
         places.make()?;
         let program =
             |name| sibling(name).map_err(|e| SyscallError::from_io("readlink", "/proc/self/exe", &e));
-        let programs_of_ours = Ours { keeper: program("skep-keeper")?, egress: program("skep-egress")? };
+        // A thousand clients have several each; the usual 1,024 are fewer.
+        raise_descriptor_limit()?;
+        // Before a client can be there: in its thread is nothing of theirs.
+        let spawner = Arc::new(Spawner::start()?);
+        let keeper = Program::new(&spawner, program("skep-keeper")?, &[]);
+        let ids = [GATEWAY.uid, GATEWAY.gid].map(|id| id.to_string());
+        let gateway = Program::new(&spawner, program("skep-egress")?, &ids);
         let registry = Arc::new(Registry::default());
         let share = audit.share();
         let log = Log::open(&places.state, audit)?;
@@ -133,17 +137,13 @@ impl Supervisor {
         let filters = Filters { agent: filter::agent(AgentFilter::default())?, init: filter::init()? };
         let stopping = watch::channel(false).0;
         Ok(Arc::new(Self {
-            gateways: Gateways::new(programs_of_ours.egress.clone(), Arc::clone(&recorder)),
+            gateways: Gateways::new(gateway, Arc::clone(&recorder)),
             host: host::host(&facts, true),
             layers: host::layers(&facts, true),
             kernel_release: facts.kernel,
             filters,
             shelf: Shelf::new(&places.configuration),
-            reserve: Reserve::new(
-                programs_of_ours.keeper.clone(),
-                Arc::clone(&cgroups),
-                stopping.subscribe(),
-            ),
+            reserve: Reserve::new(keeper.clone(), Arc::clone(&cgroups), stopping.subscribe()),
             templates: Templates::default(),
             stopping,
             programs: Mutex::new(programs),
@@ -154,7 +154,7 @@ impl Supervisor {
             recorder,
             cgroups,
             events,
-            programs_of_ours,
+            keeper,
         }))
     }
 

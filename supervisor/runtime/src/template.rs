@@ -13,7 +13,6 @@ use skep_kernel::memfd;
 use skep_policy::launch::{Ids, KeeperEvent, KeeperRequest, Plan, RootOp};
 use tokio::time::timeout;
 
-use crate::helper::Helper;
 use crate::protocol::Refusal;
 use crate::supervisor::Supervisor;
 
@@ -70,7 +69,7 @@ async fn build(supervisor: &Supervisor, plan: &Plan) -> Result<OwnedFd, Refusal>
     };
     let bytes = postcard::to_stdvec(plan).map_err(|error| failed(&error))?;
     let body = memfd::sealed("skep-template", &bytes).map_err(|error| failed(&error))?;
-    let keeper = Helper::start(&supervisor.programs_of_ours.keeper, &[]).map_err(|error| failed(&error))?;
+    let keeper = supervisor.keeper.start().map_err(|error| failed(&error))?;
     keeper
         .channel
         .send(&KeeperRequest::BuildTemplate, &[body.as_fd()])

@@ -13,14 +13,14 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use skep_kernel::memfd;
 use skep_kernel::seqpacket::Channel;
-use skep_kernel::spawn;
+use skep_kernel::spawn::{self, Spawner};
 use skep_policy::launch::{
     Command, Ending, Ids, KeeperEvent, KeeperRequest, Network, ObjectKind, Plan, RootOp, Terminal, VERSION,
 };
@@ -160,7 +160,7 @@ pub struct Outcome {
 pub fn keeper() -> spawn::Helper {
     let other = std::env::var_os("SKEP_TEST_KEEPER");
     let program = other.as_deref().map_or(Path::new(env!("CARGO_BIN_EXE_skep-keeper")), Path::new);
-    spawn::helper(program, &[], Stdio::inherit()).unwrap()
+    Spawner::start().unwrap().helper(program, &[], None).unwrap()
 }
 
 pub fn sealed(plan: &Plan) -> OwnedFd {

@@ -14,7 +14,6 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::cgroup::{CgroupError, Controllers, SandboxCgroup, Tree, mount_point};
-use crate::spawn::{Helper, helper};
+use crate::spawn::{Helper, SpawnError, Spawner};
 pub use attempt::child_main;
 use attempt::{Attempt, LandlockAnswer, SeccompAnswer};
 
@@ -176,10 +175,13 @@ impl Prober<'_> {
         }
     }
 
+    fn start(&self) -> Result<Helper, SpawnError> {
+        Spawner::start()?.helper(self.program, self.arguments, None)
+    }
+
     /// Has a process of its own try something; the error says why there is no answer.
     fn ask<T: DeserializeOwned>(&self, attempt: &Attempt) -> Result<T, String> {
-        let mut child =
-            helper(self.program, self.arguments, Stdio::inherit()).map_err(|error| error.to_string())?;
+        let mut child = self.start().map_err(|error| error.to_string())?;
         let answer = answer(&child, attempt);
         // An attempt that hangs is ended; one that answered is ending.
         let killed = answer.is_err().then(|| child.child.kill());
@@ -215,7 +217,7 @@ impl Prober<'_> {
             Ok(sandbox) => sandbox,
             Err(error) => return refusal(&error),
         };
-        let mut victim = match helper(self.program, self.arguments, Stdio::inherit()) {
+        let mut victim = match self.start() {
             Ok(victim) => victim,
             Err(error) => {
                 // Nothing was ever in it; what cannot be removed is found busy by the caller.
