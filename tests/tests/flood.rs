@@ -1,6 +1,7 @@
 //! Nobody blinds the audit or flushes it: what a sandbox has too much of is its own loss, and then its own end.
 
 use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -57,6 +58,44 @@ fn a_flood_of_one_sandbox_loses_no_record_of_another() -> Outcome {
     let flooded = skep.audit(Some(flood.name()))?;
     ensure!(lost(&flooded) > Some(0), "the flood lost nothing: {flooded:#?}");
     ensure!(flooded.iter().any(|record| record.kind() == "lost"), "no record says what was lost");
+    Ok(())
+}
+
+/// How many links lead one to the next, and between two of them through how many names.
+const LINKS: usize = 40;
+const TO_AND_FRO: usize = 800;
+
+/// Opens two hundred files behind those links, says so, and stays until the file `stop` is.
+const OPENS_BEHIND_LINKS: &str = "import os, sys, time\n\
+    for number in range(200):\n\
+    \x20   try: os.open(f'{sys.argv[1]}/0/{number}', os.O_RDONLY)\n\
+    \x20   except FileNotFoundError: pass\n\
+    open('opened', 'x')\n\
+    begun = time.monotonic()\n\
+    while not os.path.exists('stop') and time.monotonic() < begun + 60: time.sleep(0.05)\n";
+
+/// It took half a minute per hundred of such opens.
+#[test]
+fn links_that_take_long_to_follow_keep_no_other_sandbox_waiting() -> Outcome {
+    let skep = Skep::new()?;
+    let (links, workspace) = (skep.ground().beside("links"), skep.ground().workspace());
+    fs::create_dir_all(links.join("x"))?;
+    for number in 0..LINKS {
+        let next = format!("{}{}", "x/../".repeat(TO_AND_FRO), number + 1);
+        symlink(next, links.join(number.to_string()))?;
+    }
+    let links = links.into_os_string().into_string().ok().context("the ground's name is no text")?;
+    let walks = skep.run(["python3", "-c", OPENS_BEHIND_LINKS, &links]);
+    let mut walking = Running(walks.command().spawn().context("start the one that opens links")?);
+    until(PATIENCE, || Ok(workspace.join("opened").exists())).context("nothing was opened")?;
+    let other = skep.run(["/bin/true"]).deadline(Duration::from_secs(10)).finish()?;
+    ensure!(other.code() == 0, "{other:?}");
+    File::create(workspace.join("stop"))?;
+    ensure!(wait(&mut walking.0, PATIENCE)?.is_some(), "the one that opens links does not end");
+    let audit = skep.audit(Some(walks.name()))?;
+    let behind = |record: &&Record| record.is_denial() && record.says(&[&links]);
+    let denied = audit.iter().filter(behind).count();
+    ensure!(denied == 200, "{denied} of 200 opens behind links are recorded as denied");
     Ok(())
 }
 

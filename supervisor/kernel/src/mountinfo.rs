@@ -1,9 +1,13 @@
 //! What is mounted where, as `/proc/self/mountinfo` tells it.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::error::SyscallError;
 
@@ -18,14 +22,60 @@ pub struct Mounted {
     pub kind: String,
 }
 
+/// Where the kernel tells it.
+const TABLE: &str = "/proc/self/mountinfo";
+
 /// All mounts of this process's namespace; a later one covers an earlier one at the same place.
 ///
 /// # Errors
 /// When /proc is not there.
 pub fn mounted() -> Result<Vec<Mounted>, SyscallError> {
-    let table = fs::read("/proc/self/mountinfo")
-        .map_err(|error| SyscallError::from_io("read", "/proc/self/mountinfo", &error))?;
-    Ok(parse(&table))
+    Table::open()?.read()
+}
+
+/// The table of mounts, held open to learn when it changes: reading it takes a hundred times as long as that.
+#[derive(Debug)]
+pub struct Table {
+    file: File,
+    /// Whether it was read since it changed, as far as we heard.
+    is_known: bool,
+}
+
+impl Table {
+    /// Opens the table of this process's namespace.
+    ///
+    /// # Errors
+    /// When /proc is not there.
+    pub fn open() -> Result<Self, SyscallError> {
+        let file = File::open(TABLE).map_err(|error| SyscallError::from_io("open", TABLE, &error))?;
+        Ok(Self { file, is_known: false })
+    }
+
+    /// All mounts as [`mounted`] has them, if there was a change since they were told last; the first time always.
+    ///
+    /// # Errors
+    /// When the table cannot be read; then the next call reads it.
+    pub fn changed(&mut self) -> Result<Option<Vec<Mounted>>, SyscallError> {
+        // A change is told once (`mounts_poll`, fs/proc_namespace.c in 6.18), so it is taken note of before the reading,
+        // which may miss the next one.
+        let mut ready = [PollFd::new(self.file.as_fd(), PollFlags::POLLPRI)];
+        poll(&mut ready, PollTimeout::ZERO).map_err(|errno| SyscallError::from_nix("poll", TABLE, errno))?;
+        self.is_known &= ready[0].revents() == Some(PollFlags::empty());
+        if self.is_known {
+            return Ok(None);
+        }
+        let mounts = self.read()?;
+        self.is_known = true;
+        Ok(Some(mounts))
+    }
+
+    fn read(&mut self) -> Result<Vec<Mounted>, SyscallError> {
+        let failed = |error: io::Error| SyscallError::from_io("read", TABLE, &error);
+        self.file.rewind().map_err(failed)?;
+        let mut table = Vec::new();
+        self.file.read_to_end(&mut table).map_err(failed)?;
+        Ok(parse(&table))
+    }
 }
 
 pub(crate) fn parse(table: &[u8]) -> Vec<Mounted> {
@@ -63,6 +113,10 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -76,5 +130,33 @@ mod tests {
         };
         let expected = [mount("/sys/fs/cgroup", "/", "cgroup2"), mount("/my dir", "/a", "fuse.sshfs")];
         assert_eq!(parse(table), expected);
+    }
+
+    #[test]
+    fn root_only_the_table_is_told_again_when_something_was_mounted() {
+        let script =
+            "mount --make-rprivate / && echo && read line && mount -t tmpfs none /mnt && echo && read line";
+        let mut child = Command::new("unshare")
+            .args(["--mount", "sh", "-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut go_on, mut done) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut step = || done.read_exact(&mut [0]).unwrap();
+        step();
+        let file = File::open(format!("/proc/{}/mountinfo", child.id())).unwrap();
+        let mut table = Table { file, is_known: false };
+        let is_there = |mounts: Vec<Mounted>| {
+            mounts.iter().any(|mount| mount.point == Path::new("/mnt") && mount.kind == "tmpfs")
+        };
+        assert_eq!(table.changed().unwrap().map(is_there), Some(false));
+        assert_eq!(table.changed().unwrap(), None);
+        go_on.write_all(b"\n").unwrap();
+        step();
+        assert_eq!(table.changed().unwrap().map(is_there), Some(true));
+        assert_eq!(table.changed().unwrap(), None);
+        drop(go_on);
+        child.wait().unwrap();
     }
 }

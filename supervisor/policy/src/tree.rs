@@ -1,5 +1,6 @@
 //! What exists on the host, as facts; and the walk along a path that resolves its symbolic links.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -71,6 +72,31 @@ pub trait Tree {
     /// What is at `path`, without following its last component. The path is absolute, and no directory in
     /// it is a symbolic link: each was looked at before.
     fn look(&self, path: &Path) -> Found;
+}
+
+/// A tree that answers so many looks, and then that it cannot be reached (`ELOOP`).
+///
+/// A walk looks once for each name, and one link may add two thousand of them: whoever may not take as long as somebody
+/// else's links would have it walks in one of these.
+#[derive(Debug)]
+pub struct Bounded<'t, T> {
+    tree: &'t T,
+    left: Cell<usize>,
+}
+
+impl<'t, T> Bounded<'t, T> {
+    /// The same tree for at most so many `looks`.
+    pub fn new(tree: &'t T, looks: usize) -> Self {
+        Self { tree, left: Cell::new(looks) }
+    }
+}
+
+impl<T: Tree> Tree for Bounded<'_, T> {
+    fn look(&self, path: &Path) -> Found {
+        let Some(left) = self.left.get().checked_sub(1) else { return Found::Unreachable(ELOOP) };
+        self.left.set(left);
+        self.tree.look(path)
+    }
 }
 
 /// Where a path leads.
@@ -203,5 +229,15 @@ mod tests {
     fn a_loop_of_links_ends() {
         let tree = Sketch::default().with("/l", Found::Symlink("l".into()));
         assert_eq!(walk(&tree, Path::new("/l")).found, Found::Unreachable(ELOOP));
+    }
+
+    #[test]
+    fn a_walk_that_looks_too_often_is_told_that_it_goes_nowhere() {
+        let tree = Sketch::default()
+            .with("/x", Found::Directory(ROOT))
+            .with("/l", Found::Symlink("x/../x/../x/../gone".into()));
+        let found = |looks| walk(&Bounded::new(&tree, looks), Path::new("/l")).found;
+        // The root, the link, three times x, and what is gone.
+        assert_eq!([5, 6].map(found), [Found::Unreachable(ELOOP), Found::Missing]);
     }
 }

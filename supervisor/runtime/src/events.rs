@@ -120,7 +120,6 @@ impl Task {
     fn batch(&mut self, most: usize) -> usize {
         let mut records: Vec<Record> = Vec::new();
         let mut taken = 0;
-        self.absence.refresh();
         while taken < most {
             let Some(event) = self.reader.next() else { break };
             taken += 1;

@@ -187,7 +187,10 @@ fn refused(live: &Live, absence: &mut Absence, call: &Call) -> Option<Body> {
     // missing file, or the file's own permissions.
     let (op, verdict, path) =
         judged.into_iter().find(|(_, verdict, _)| verdict.decision != Decision::Allow)?;
-    if verdict.rule.is_none() && call.errno == libc::ENOENT {
+    let what = format!("{} {}", format!("{op:?}").to_lowercase(), shown(&path));
+    // What was denied before is denied again, whatever has become of it, and needs no look.
+    let may_be_missing = verdict.rule.is_none() && call.errno == libc::ENOENT;
+    if may_be_missing && live.progress().denials.get(&what).is_none() {
         // What would be made is not there in any case: then the directory counts.
         let wanted = if op == FileOp::Create { path.parent().unwrap_or(&path) } else { &path };
         if absence.is_certain(live.lookup, wanted) {
@@ -196,7 +199,6 @@ fn refused(live: &Live, absence: &mut Absence, call: &Call) -> Option<Body> {
         }
     }
     let allow_with = live.policy.allowing(op, &path, verdict.rule.as_ref());
-    let what = format!("{} {}", format!("{op:?}").to_lowercase(), shown(&path));
     let rule = verdict.rule.map(|rule| rule.to_string());
     denied(live, Denial { what, rule: rule.clone(), allow_with: allow_with.clone() }, || audit::Denied {
         task: Some(who(&call.task)),
@@ -560,5 +562,27 @@ mod tests {
         }
         assert_eq!(denied("symlink", 0, own, guarded), None, "the target is only text");
         assert_eq!(denied("symlink", 0, guarded, own).as_deref(), Some(guarded));
+    }
+
+    #[test]
+    fn root_only_what_was_denied_once_is_denied_again_when_it_is_gone() {
+        std::thread::spawn(|| {
+            let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+            let path = |name: &str| directory.path().join(name).display().to_string();
+            std::fs::write(path("here"), "").unwrap();
+            let live = working();
+            let mut absence = Absence::default();
+            let mut refused = |name: &str| {
+                let call = Call { errno: libc::ENOENT, ..call("open", 0, &path(name), "") };
+                refused(&live, &mut absence, &call).is_some()
+            };
+            assert!(refused("here") && !refused("nowhere"));
+            std::fs::remove_file(path("here")).unwrap();
+            assert!(!refused("here") && !refused("nowhere"));
+            let counters = live.progress().counters;
+            assert_eq!((counters.ungranted, counters.missing), (2, 2));
+        })
+        .join()
+        .unwrap();
     }
 }
