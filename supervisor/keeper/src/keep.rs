@@ -10,8 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use skep_kernel::clone::{enter_mount_namespace_of, signal};
 use skep_kernel::process::readable;
 use skep_kernel::seqpacket::{Channel, ChannelError, Message};
@@ -285,18 +284,17 @@ impl Keeper<'_> {
         }
     }
 
-    /// Signals the foreground group of the agent's terminal, else the agent. One that has ended needs none.
+    /// A signal that a terminal sends goes to its foreground group, as if it had been typed; any other to the agent.
+    /// Neither is named by a number, which could be another process's by now. One that has ended needs no signal.
     fn deliver(&self, number: i32) {
-        let group =
-            self.launched.terminal.as_ref().and_then(|master| pty::foreground(master.as_fd()).ok().flatten());
-        match (group, Signal::try_from(number), &self.agent) {
-            (Some(group), Ok(named), _) => {
-                kill(Pid::from_raw(-group), named).ok();
+        match (&self.launched.terminal, &self.agent) {
+            (Some(master), _) if pty::TYPED.contains(&number) => {
+                pty::signal_foreground(master.as_fd(), number).ok();
             }
-            (_, _, Some(agent)) => {
+            (_, Some(agent)) => {
                 signal(agent.pidfd.as_fd(), number).ok();
             }
-            _ => {}
+            (_, None) => {}
         }
     }
 

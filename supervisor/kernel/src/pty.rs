@@ -63,15 +63,16 @@ pub fn take_control(slave: BorrowedFd<'_>) -> Result<(), SyscallError> {
     check(result, "ioctl", || "TIOCSCTTY".into()).map(drop)
 }
 
-/// The foreground process group of the terminal behind a master, as a pid of the caller's namespace; `None`
-/// where there is no such group or it cannot be seen from here.
+/// The signals that a terminal itself sends to its foreground process group, when keys are typed.
+pub const TYPED: [i32; 3] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTSTP];
+
+/// Sends one of the [`TYPED`] signals to the foreground process group of the terminal behind a master. The kernel
+/// finds the group: its number would outlive it, and could be somebody else's by the time a signal is sent to it.
 ///
 /// # Errors
-/// ENOTTY when it is no terminal.
-pub fn foreground(master: BorrowedFd<'_>) -> Result<Option<libc::pid_t>, SyscallError> {
-    let mut group: libc::pid_t = 0;
-    // SAFETY: TIOCGPGRP writes a pid_t.
-    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPGRP as _, &raw mut group) };
-    check(result, "ioctl", || "TIOCGPGRP".into())?;
-    Ok((group > 0).then_some(group))
+/// EINVAL for another signal, ENOTTY when it is no master.
+pub fn signal_foreground(master: BorrowedFd<'_>, signal: i32) -> Result<(), SyscallError> {
+    // SAFETY: TIOCSIG takes an integer.
+    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSIG as _, signal) };
+    check(result, "ioctl", || format!("TIOCSIG {signal}")).map(drop)
 }

@@ -283,8 +283,8 @@ pub enum KeeperRequest {
         /// A template mount namespace is passed; of [`Plan::template`] only what is put off has to be there.
         template: bool,
     },
-    /// Send a signal to the agent (to the foreground process group of its terminal where it has one). Not before
-    /// [`KeeperEvent::Started`].
+    /// Send a signal: one that keys send (SIGINT, SIGQUIT, SIGTSTP) to the foreground process group of the agent's
+    /// terminal, where it has one, any other to the agent. Not before [`KeeperEvent::Started`].
     Signal(i32),
     /// Build a template mount namespace from [`Plan::template`] (memfd passed) and answer with it.
     BuildTemplate,
