@@ -234,6 +234,24 @@ fn nothing_is_mounted() -> Outcome {
 }
 
 #[test]
+fn no_file_system_answers_when_the_agent_likes() -> Outcome {
+    let works = Says("DONE open /dev/fuse\nDONE mount fuse");
+    Attack::new(30, "mount a FUSE file system", "mkdir m; $ATTACK fuse $WS/m", works)
+        .control(Control::Like("mkdir m; unshare -m $ATTACK fuse $WS/m"))
+        .layers(&["own /dev", "no capabilities", "seccomp"])
+        .run()
+}
+
+#[test]
+fn the_device_of_such_file_systems_is_not_there() -> Outcome {
+    let works = Says("DONE open /dev/fuse");
+    Attack::new(30, "open the device of FUSE", "mkdir m; $ATTACK fuse $WS/m", works)
+        .control(Control::Like("mkdir m; unshare -m $ATTACK fuse $WS/m"))
+        .layers(&["own /dev"])
+        .run()
+}
+
+#[test]
 fn no_namespace_is_made() -> Outcome {
     Attack::new(25, "new namespaces", "$ATTACK namespaces", Says("DONE")).layers(CALLS).run()
 }

@@ -1,11 +1,12 @@
-//! Section C of the attacks: system calls and other processes. Limits (79 to 81) need controllers this host may
-//! not have and are shown on real kernels.
+//! Section C of the attacks: system calls and other processes. Limits of memory and disk (80 and 81) need controllers
+//! this host may not have and are shown on real kernels.
 
 use skep_tests::Outcome;
 use skep_tests::attack::Oracle::{Effect, Leak, Says};
 use skep_tests::attack::{Attack, Control, Oracle};
 
 const FILTER: &[&str] = &["seccomp"];
+const FEW_PROCESSES: &str = "schema = 1\nname = \"few\"\nuse = [\"workspace\"]\n[limits]\npids = 100\n";
 const PROCESSES: &[&str] = &["PID namespace", "seccomp"];
 
 #[test]
@@ -166,4 +167,27 @@ fn priority_is_not_raised() -> Outcome {
 #[test]
 fn a_memfd_is_not_executed() -> Outcome {
     Attack::new(44, "execute a memfd", "$ATTACK memfd", Says("DONE")).layers(FILTER).run()
+}
+
+#[test]
+fn processes_are_counted() -> Outcome {
+    // Few enough for any host; the shell gives up when it cannot fork.
+    let attempt = "timeout 20 sh -c 'n=0; while [ $n -lt 300 ]; do sleep 60 & n=$((n+1)); p=\"$p $!\"; done; \
+                   echo DONE $n; kill $p'";
+    Attack::new(79, "start processes without end", attempt, Says("DONE 300"))
+        .profile(FEW_PROCESSES)
+        .layers(&["RLIMIT_NPROC in an own user namespace"])
+        .run()
+}
+
+#[test]
+fn processes_that_are_counted_may_be_many() -> Outcome {
+    let few = "sh -c 'n=0; while [ $n -lt 50 ]; do sleep 60 & n=$((n+1)); p=\"$p $!\"; done; echo DONE $n; kill $p'";
+    let many = "timeout 20 sh -c 'n=0; while [ $n -lt 150 ]; do sleep 60 & n=$((n+1)); p=\"$p $!\"; done; \
+                echo DONE 50 and more; kill $p'";
+    Attack::new(79, "start more processes than the profile lets it", many, Says("DONE 50"))
+        .control(Control::Inside(few))
+        .profile(FEW_PROCESSES)
+        .layers(&["RLIMIT_NPROC in an own user namespace"])
+        .run()
 }

@@ -34,6 +34,7 @@ fn main() {
         ["descriptors", path] => files::descriptors(path),
         ["exists", path, missing] => files::exists(path, missing),
         ["mounts", directory] => namespaces::mounts(directory),
+        ["fuse", directory] => namespaces::fuse(directory),
         ["namespaces"] => namespaces::create(),
         ["clone3"] => namespaces::clone3(),
         ["enter"] => namespaces::enter(),

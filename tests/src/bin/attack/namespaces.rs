@@ -40,6 +40,18 @@ fn new_mount(kind: usize, at: usize) -> Answer {
     call(libc::SYS_move_mount, &[mounted, empty, AT_FDCWD, at, 4])
 }
 
+/// A FUSE file system of one's own: whoever walks into it waits for as long as its server likes.
+pub(crate) fn fuse(directory: &str) {
+    let device = File::options().read(true).write(true).open("/dev/fuse");
+    let number = device.as_ref().map_or(0, AsRawFd::as_raw_fd);
+    report("open /dev/fuse", device.as_ref());
+    let text = |text: &str| CString::new(text).unwrap_or_default();
+    let options = text(&format!("fd={number},rootmode=40000,user_id=0,group_id=0"));
+    let (at, kind) = (text(directory), text("fuse"));
+    let [at, kind, options] = [&at, &kind, &options].map(|text| address(text.as_c_str()));
+    report("mount fuse", call(libc::SYS_mount, &[kind, at, kind, 0, options]));
+}
+
 /// Every kind of new namespace, by `unshare` and by `clone`, each in a child of its own.
 pub(crate) fn create() {
     let kinds = [
