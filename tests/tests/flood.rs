@@ -61,41 +61,58 @@ fn a_flood_of_one_sandbox_loses_no_record_of_another() -> Outcome {
     Ok(())
 }
 
-/// How many links lead one to the next, and between two of them through how many names.
-const LINKS: usize = 40;
-const TO_AND_FRO: usize = 800;
-
-/// Opens two hundred files behind those links, says so, and stays until the file `stop` is.
-const OPENS_BEHIND_LINKS: &str = "import os, sys, time\n\
+/// Opens two hundred files below a directory, says so, and stays until the file `stop` is.
+const OPENS_BELOW: &str = "import os, sys, time\n\
     for number in range(200):\n\
-    \x20   try: os.open(f'{sys.argv[1]}/0/{number}', os.O_RDONLY)\n\
+    \x20   try: os.open(f'{sys.argv[1]}/{number}', os.O_RDONLY)\n\
     \x20   except FileNotFoundError: pass\n\
     open('opened', 'x')\n\
     begun = time.monotonic()\n\
     while not os.path.exists('stop') and time.monotonic() < begun + 60: time.sleep(0.05)\n";
 
-/// It took half a minute per hundred of such opens.
+/// A sandbox opens what is `below` a directory, and another one ends soon all the same: what the first one has opened
+/// took skepd more than half a minute once. Returns the audit of the first.
+fn another_ends_meanwhile(skep: &Skep, profile: &str, below: &str) -> anyhow::Result<Vec<Record>> {
+    let workspace = skep.ground().workspace();
+    let opens = skep.run(["python3", "-c", OPENS_BELOW, below]).profile(profile);
+    let mut opening = Running(opens.command().spawn().context("start the one that opens")?);
+    until(PATIENCE, || Ok(workspace.join("opened").exists())).context("nothing was opened")?;
+    let other = skep.run(["/bin/true"]).deadline(Duration::from_secs(10)).finish()?;
+    ensure!(other.code() == 0 && executed(&other.audit) == 1, "{other:?}");
+    File::create(workspace.join("stop"))?;
+    ensure!(wait(&mut opening.0, PATIENCE)?.is_some(), "the one that opens does not end");
+    skep.audit(Some(opens.name()))
+}
+
 #[test]
 fn links_that_take_long_to_follow_keep_no_other_sandbox_waiting() -> Outcome {
     let skep = Skep::new()?;
-    let (links, workspace) = (skep.ground().beside("links"), skep.ground().workspace());
+    let links = skep.ground().beside("links");
     fs::create_dir_all(links.join("x"))?;
-    for number in 0..LINKS {
-        let next = format!("{}{}", "x/../".repeat(TO_AND_FRO), number + 1);
-        symlink(next, links.join(number.to_string()))?;
+    for number in 0..40 {
+        symlink(format!("{}{}", "x/../".repeat(800), number + 1), links.join(number.to_string()))?;
     }
-    let links = links.into_os_string().into_string().ok().context("the ground's name is no text")?;
-    let walks = skep.run(["python3", "-c", OPENS_BEHIND_LINKS, &links]);
-    let mut walking = Running(walks.command().spawn().context("start the one that opens links")?);
-    until(PATIENCE, || Ok(workspace.join("opened").exists())).context("nothing was opened")?;
-    let other = skep.run(["/bin/true"]).deadline(Duration::from_secs(10)).finish()?;
-    ensure!(other.code() == 0, "{other:?}");
-    File::create(workspace.join("stop"))?;
-    ensure!(wait(&mut walking.0, PATIENCE)?.is_some(), "the one that opens links does not end");
-    let audit = skep.audit(Some(walks.name()))?;
-    let behind = |record: &&Record| record.is_denial() && record.says(&[&links]);
-    let denied = audit.iter().filter(behind).count();
+    let below = format!("{}/0", links.display());
+    let audit = another_ends_meanwhile(&skep, "workspace", &below)?;
+    let denied = audit.iter().filter(|record| record.is_denial() && record.says(&[&below])).count();
     ensure!(denied == 200, "{denied} of 200 opens behind links are recorded as denied");
+    Ok(())
+}
+
+#[test]
+fn a_profile_that_takes_long_to_compare_with_keeps_no_other_sandbox_waiting() -> Outcome {
+    let skep = Skep::new()?;
+    let guard =
+        |number| format!("{{ path = \"**/a*/**/a*/**/a*/**/a*/**/z{number}\", best_effort = true }},\n");
+    let guards: String = (0..900).map(guard).collect();
+    let profile = skep.ground().beside("slow.toml");
+    let text = format!("schema = 1\nname = \"slow\"\nuse = [\"workspace\"]\n[guards]\nhide = [\n{guards}]\n");
+    fs::write(&profile, text)?;
+    let profile = profile.to_str().context("the ground's name is no text")?;
+    let audit = another_ends_meanwhile(&skep, profile, &"/a".repeat(1000))?;
+    let end = audit.iter().find(|record| record.kind() == "end").context("no last record")?;
+    let [missing, lost] = ["missing", "lost"].map(|name| end.body()["counters"][name].as_u64().unwrap_or(0));
+    ensure!(missing + lost >= 200, "{missing} opens are counted, {lost} are lost");
     Ok(())
 }
 

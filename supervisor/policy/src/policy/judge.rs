@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{FileOp, Grant, Guard, Policy, Verdict, places};
 use crate::decision::Decision;
+use crate::pattern::names;
 use crate::profile::{Granting, Guarding, Op};
 use crate::rule::RuleRef;
 use crate::tree::{depth, within};
@@ -19,8 +20,8 @@ impl Policy {
     /// Judges an operation on a path, which is absolute and free of symbolic links: the kernel's own answer.
     #[must_use]
     pub fn judge(&self, op: FileOp, path: impl AsRef<Path>) -> Verdict {
-        let mut names = path.as_ref().as_os_str().as_bytes().split(|byte| *byte == b'/');
-        let resolved = names.all(|name| name != b"." && name != b"..");
+        let mut written = path.as_ref().as_os_str().as_bytes().split(|byte| *byte == b'/');
+        let resolved = written.all(|name| name != b"." && name != b"..");
         if !path.as_ref().is_absolute() || !resolved {
             return Verdict {
                 decision: Decision::Deny,
@@ -31,9 +32,9 @@ impl Policy {
         // Whoever asks may write slashes as he likes.
         let path: PathBuf = path.as_ref().components().collect();
         let path = path.as_path();
-        let bytes = path.as_os_str().as_bytes();
+        let names: Vec<&[u8]> = names(path.as_os_str().as_bytes()).collect();
         let granted = self.judge_grants(op, path);
-        let guarding = self.guards.iter().filter_map(|guard| Some((guard.decides(op, bytes)?, guard)));
+        let guarding = self.guards.iter().filter_map(|guard| Some((guard.decides(op, &names)?, guard)));
         match guarding.max_by_key(|(decision, guard)| (*decision, std::cmp::Reverse(&guard.written.rule))) {
             Some((decision, guard)) if decision >= granted.decision => verdict(
                 decision,
@@ -128,7 +129,7 @@ impl FileOp {
 }
 
 impl Guard {
-    fn decides(&self, op: FileOp, path: &[u8]) -> Option<Decision> {
+    fn decides(&self, op: FileOp, names: &[&[u8]]) -> Option<Decision> {
         let decision = match (self.written.kind, op.asked()) {
             (Guarding::Hide, _) => Decision::Deny,
             (Guarding::Protect, Op::Write) => Decision::Deny,
@@ -136,7 +137,7 @@ impl Guard {
             (Guarding::AskRead, Op::Read) => Decision::Ask,
             (Guarding::Protect | Guarding::AskWrite | Guarding::AskRead, _) => return None,
         };
-        let guarded = self.pattern.matches(path) && !self.except.iter().any(|except| except.matches(path));
+        let guarded = self.pattern.matches(names) && !self.except.iter().any(|except| except.matches(names));
         guarded.then_some(decision)
     }
 }
