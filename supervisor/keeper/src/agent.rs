@@ -1,7 +1,9 @@
 //! PID 2: from a copy of PID 1 to the agent's program.
 //!
-//! It is cloned into a user namespace that root owns (an id the agent can never be) and that knows one user and
-//! one group, so everything it holds there is worth nothing outside. What it must not have is then taken away in
+//! It is cloned into a user namespace that knows one user and one group, so everything it holds there is worth
+//! nothing outside. The namespace is owned by an id that the agent can never be, for an owner has every right in it,
+//! and that no other sandbox has: what the kernel counts for each user (inotify instances, queued signals, message
+//! queues, locked memory, processes) it counts for the owner too. What it must not have is then taken away in
 //! this order, each step while it still has the right to take it: session and streams, limits, ids, keys, filter,
 //! Landlock, capabilities, working directory. Up to the filter, whose loading takes as long as all the others, it
 //! needs no root file system and works while PID 1 builds that: the host has more than one CPU. What comes after is
@@ -58,17 +60,27 @@ fn pass(gate: &mut File, progress: &Channel) -> Result<(), Failure> {
     }
 }
 
-/// Clones PID 2, which waits at the gate.
+/// Who PID 1 is until it gives its rights away.
+const ROOT: u32 = 0;
+
+/// Clones PID 2, which waits at the gate, into a user namespace of what will be PID 1's user.
 ///
 /// # Errors
-/// When the user namespace or the process is refused.
+/// When the user namespace or the process is refused. The caller may be left without root's id.
 pub fn start(plan: &Plan, progress: &Channel, streams: &[OwnedFd; 3]) -> Result<(Child, Gate), Failure> {
     let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(|errno| SyscallError::from_nix("pipe2", "gate", errno))
         .at(Stage::UserNamespace)?;
+    // The effective user of who makes a user namespace owns it.
+    caps::act_as(plan.init.uid).at(Stage::UserNamespace)?;
     // SAFETY: PID 1 has one thread.
     match unsafe { fork(CloneFlags::CLONE_NEWUSER, None) }.at(Stage::UserNamespace)? {
-        Side::Parent(child) => Ok((child, Gate(File::from(write)))),
+        Side::Parent(child) => {
+            caps::act_as(ROOT).at(Stage::UserNamespace)?;
+            // Had the keeper ended meanwhile, the end of its socket would tell.
+            caps::die_with_parent().at(Stage::UserNamespace)?;
+            Ok((child, Gate(File::from(write))))
+        }
         Side::Child => {
             drop(write);
             let failure = course(plan, progress, streams, File::from(read));

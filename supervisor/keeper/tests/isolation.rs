@@ -3,8 +3,11 @@
 
 mod support;
 
-use skep_policy::launch::{LandlockRule, Plan, RootOp};
-use support::{AGENT, bind, output_of, said, shell};
+use std::io::{BufRead, BufReader};
+
+use nix::libc;
+use skep_policy::launch::{Ids, LandlockRule, Plan, RootOp};
+use support::{AGENT, Run, bind, launch, output_of, plan, said, shell};
 
 /// Runs Perl (essential on Debian), for system calls that no shell makes.
 fn perl(script: &str) -> String {
@@ -191,6 +194,37 @@ fn as_root_limits_are_set_and_a_lower_one_of_the_host_stays() {
 fn as_root_an_agent_starts_with_the_usual_limit_of_descriptors() {
     let (_soft, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
     assert_eq!(output_of(shell("ulimit -Sn; ulimit -Hn")), format!("{}\n{hard}\n", hard.min(1024)));
+}
+
+/// Makes inotify instances until there are too many for its user, says how many those were, and keeps them.
+fn all_inotify_instances(init: u32, most: usize) -> (Run, usize) {
+    let script = format!(
+        "my $n = 0; $n++ while syscall({}, 0) >= 0; $| = 1; print qq($n\\n); sleep 600",
+        libc::SYS_inotify_init1
+    );
+    let mut plan = plan(&["perl", "-e", &script]);
+    plan.init = Ids { uid: init, gid: init };
+    plan.rlimits = vec![(libc::RLIMIT_NOFILE, most as u64 + 100)];
+    let mut run = launch(plan, None);
+    run.started();
+    let mut said = String::new();
+    BufReader::new(run.output.as_mut().unwrap()).read_line(&mut said).unwrap();
+    (run, said.trim().parse().unwrap())
+}
+
+#[test]
+fn as_root_what_an_agent_uses_up_of_its_users_share_is_its_own() {
+    let most = std::fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap();
+    let most = most.trim().parse().unwrap();
+    let (_one, count) = all_inotify_instances(64_001, most);
+    assert_eq!(count, most);
+    let (_other, count) = all_inotify_instances(64_002, most);
+    assert_eq!(count, most, "a sandbox beside it");
+    let (_same, count) = all_inotify_instances(64_001, most);
+    assert_eq!(count, 0, "they are not counted for who owns the user namespace");
+    let script = format!("syscall({}, 0) >= 0 or die $!", libc::SYS_inotify_init1);
+    let host = std::process::Command::new("perl").args(["-e", &script]).output().unwrap();
+    assert!(host.status.success(), "root's own: {}", String::from_utf8_lossy(&host.stderr));
 }
 
 #[test]

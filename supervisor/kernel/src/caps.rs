@@ -3,7 +3,7 @@
 // UNSAFETY: per-thread credential calls are made raw, for errno and because only one thread exists.
 #![expect(unsafe_code, reason = "prctl, capset and setfsuid are raw system calls")]
 
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, seteuid, setgroups, setresgid, setresuid};
 use skep_policy::launch::Ids;
 
 use crate::error::{SyscallError, check};
@@ -101,6 +101,18 @@ pub fn become_ids(ids: Ids) -> Result<(), SyscallError> {
         .map_err(|errno| SyscallError::from_nix("setresgid", ids.gid.to_string(), errno))?;
     let uid = Uid::from_raw(ids.uid);
     setresuid(uid, uid, uid).map_err(|errno| SyscallError::from_nix("setresuid", ids.uid.to_string(), errno))
+}
+
+/// Changes the effective user, and that of the file system, but no capability: whoever is root otherwise can go back.
+/// The signal of [`die_with_parent`] is forgotten.
+///
+/// # Errors
+/// EPERM without CAP_SETUID.
+pub fn act_as(uid: u32) -> Result<(), SyscallError> {
+    // Leaving root puts all capabilities out of force; they stay permitted while another of the ids is root's.
+    let held = Capabilities::of_this_thread()?;
+    seteuid(Uid::from_raw(uid)).map_err(|errno| SyscallError::from_nix("seteuid", uid.to_string(), errno))?;
+    held.take()
 }
 
 /// Replaces all supplementary groups.

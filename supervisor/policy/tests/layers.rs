@@ -147,7 +147,7 @@ fn a_rule_may_be_given_up_by_the_profile_or_by_name_and_both_are_shown() {
 fn the_lowest_of_several_limits_holds_and_pids_fall_back_to_rlimits() {
     let body = "use = [\"locked\"]\n[limits]\npids = 9000\nnofile = 1024\n";
     let binding = bound(body, &[]).expect("bound");
-    assert_eq!(binding.rlimits, [(4, 1), (6, 512), (7, 1024)]);
+    assert_eq!(binding.rlimits, [(4, 1), (11, 4096), (12, 819_200), (6, 512), (7, 1024)]);
     let mut rich = host();
     rich.controllers = ["memory", "pids", "cpu"].map(str::to_owned).into();
     let binding = bind(&policy(body), &rich, &tree(), &[]).expect("bound");

@@ -13,23 +13,34 @@ use crate::protocol::Refusal;
 /// sub-id ranges, below 2^31 where some programs still count with signed numbers.
 const FIRST_ID: u32 = 0x5ce9_0000;
 
-/// The ids of every sandbox's PID 1. Nobody logs in as it and it owns nothing.
-pub const INIT: Ids = Ids { uid: FIRST_ID, gid: FIRST_ID };
-
 /// The ids of the gateway.
 pub const GATEWAY: Ids = Ids { uid: FIRST_ID + 1, gid: FIRST_ID + 1 };
 
 /// First uid for agents with `identity = "own"`.
 const FIRST_AGENT: u32 = FIRST_ID + 0x1_0000;
 
-/// How many agents of their own uid there can be before numbers are used again.
-const AGENTS: u32 = 0x10_0000;
+/// First uid for the PID 1 of a sandbox.
+const FIRST_INIT: u32 = FIRST_AGENT + SANDBOXES;
 
-/// The ids of the `serial`-th agent that has a uid of its own.
+/// How many sandboxes there can be before numbers are used again.
+const SANDBOXES: u32 = 0x10_0000;
+
+/// Ids that are one sandbox's alone. Nobody logs in as any of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnIds {
+    /// Its agent's, if that has a uid of its own.
+    pub agent: Ids,
+    /// Its PID 1's, who owns nothing but the agent's user namespace: what the kernel counts for each user is so
+    /// counted for each sandbox.
+    pub init: Ids,
+}
+
+/// The ids of the `serial`-th sandbox.
 #[must_use]
-pub fn own_ids(serial: u64) -> Ids {
-    let offset = u32::try_from(serial % u64::from(AGENTS)).unwrap_or(0);
-    Ids { uid: FIRST_AGENT + offset, gid: FIRST_AGENT + offset }
+pub fn own_ids(serial: u64) -> OwnIds {
+    let offset = u32::try_from(serial % u64::from(SANDBOXES)).unwrap_or(0);
+    let ids = |first: u32| Ids { uid: first + offset, gid: first + offset };
+    OwnIds { agent: ids(FIRST_AGENT), init: ids(FIRST_INIT) }
 }
 
 /// The user a sandbox works for: whose rights look paths up and who owns the sandbox.
@@ -105,6 +116,16 @@ pub fn variable<'a>(environment: &'a [Vec<u8>], name: &str) -> Option<&'a [u8]> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_two_sandboxes_and_the_gateway_share_an_id() {
+        let serials = [0, 1, u64::from(SANDBOXES) - 1];
+        let ids = serials.map(own_ids).into_iter().flat_map(|own| [own.agent.uid, own.init.uid]);
+        let ids: Vec<u32> = ids.chain([GATEWAY.uid]).collect();
+        let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len(), "{ids:?}");
+        assert!(ids.iter().all(|uid| i32::try_from(*uid).is_ok()), "{ids:?}");
+    }
 
     #[test]
     fn only_root_names_another_user() {

@@ -25,7 +25,7 @@ use skep_policy::profile::{Guard, Identity};
 use skep_policy::tree::{Found, Tree as _, walk};
 
 use crate::audit::{self, Origin, Redactor, Share, Text};
-use crate::caller::{Caller, INIT, variable};
+use crate::caller::{Caller, OwnIds, variable};
 use crate::hex::hex;
 use crate::host;
 use crate::protocol::{Profile, Refusal, Run};
@@ -78,8 +78,8 @@ pub struct Place {
     pub id: String,
     /// The number of its cgroup.
     pub cgroup: u64,
-    /// Its agent's ids, if it has ids of its own.
-    pub own: Ids,
+    /// Ids that no other sandbox has.
+    pub own: OwnIds,
 }
 
 /// Decides everything about a run. Blocking: it looks at files, with the caller's rights.
@@ -120,7 +120,7 @@ struct Own {
     tree: HostTree,
     workspace: PathBuf,
     state: PathBuf,
-    ids: Ids,
+    ids: OwnIds,
 }
 
 /// What the look at the host's files gave.
@@ -168,24 +168,34 @@ fn look(
             Refusal::new("rule-not-enforceable", refusal.to_string(), advice)
         })?;
     let has_own = caller.is_root() || policy.identity() == Some(Identity::Own);
-    let agent = if has_own { ids } else { caller.ids };
+    let agent = if has_own { ids.agent } else { caller.ids };
     let directory = working_directory(&tree, &request.directory, &workspace);
     let context = Context { agent, caller: caller.ids, user: caller.name.clone(), directory };
     let prepared = plan::prepare(&policy, &binding, &tree, &context)
         .map_err(|error| Refusal::new("plan", error.to_string(), "skep run --plan shows what was planned"))?;
-    let plan = assemble(prepared, request, agent, caller.ids, program.as_os_str().as_bytes());
+    let who = Who { agent, init: ids.init, lookup: caller.ids };
+    let plan = assemble(prepared, request, who, program.as_os_str().as_bytes());
     Ok(Seen { policy, binding, plan })
+}
+
+/// The ids of a [`Plan`].
+#[derive(Clone, Copy)]
+struct Who {
+    agent: Ids,
+    init: Ids,
+    lookup: Ids,
 }
 
 /// The launch as data: what the policy decided, and what only the request and the daemon know. The id and the
 /// seccomp programs are added last.
-fn assemble(prepared: plan::Prepared, request: &Run, agent: Ids, lookup: Ids, program: &[u8]) -> Plan {
+fn assemble(prepared: plan::Prepared, request: &Run, who: Who, program: &[u8]) -> Plan {
+    let Who { agent, init, lookup } = who;
     let plan::Prepared { template, private, landlock, rlimits, environment, directory } = prepared;
     Plan {
         version: launch::VERSION,
         sandbox: String::new(),
         agent,
-        init: INIT,
+        init,
         lookup,
         template,
         private,

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use crate::caller::own_ids;
+use crate::caller::{OwnIds, own_ids};
 use crate::helper::{Helper, Program};
 use crate::hex::hex;
 use crate::prepare::Place;
@@ -40,8 +40,8 @@ pub struct Empty {
     pub sockets: [OwnedFd; 4],
     /// What hands the namespace's connections to them.
     pub lookup: LookupLink,
-    /// Its agent's ids, if it has ids of its own.
-    pub own: Ids,
+    /// Ids that no other sandbox has.
+    pub own: OwnIds,
 }
 
 impl Empty {
@@ -148,9 +148,9 @@ impl Reserve {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ids that no other agent of this daemon has.
+    /// Ids that no other sandbox of this daemon has.
     #[must_use]
-    pub fn next_ids(&self) -> Ids {
+    pub fn next_ids(&self) -> OwnIds {
         own_ids(self.serial.fetch_add(1, Ordering::Relaxed))
     }
 
@@ -186,7 +186,7 @@ impl Reserve {
         .await?;
         let (own, mut stopping) = (self.next_ids(), self.stopping.clone());
         let isolated = tokio::select! {
-            isolated = isolate(&cgroup, &keeper, own) => isolated,
+            isolated = isolate(&cgroup, &keeper, own.agent) => isolated,
             () = is_set(&mut stopping) => Err(ReserveError::Silent("is not needed: skepd is ending")),
         };
         match isolated {

@@ -5,16 +5,22 @@ use crate::decision::Decision;
 use crate::profile::{Attempt, Destination, EgressRule, Identity, Limit, LimitRule, LimitScope, Mode};
 use crate::units::{Bytes, Percent};
 
-/// `RLIMIT_FSIZE`, `RLIMIT_CORE`, `RLIMIT_NPROC` and `RLIMIT_NOFILE` as Linux numbers them on all its usual
-/// architectures.
+/// `RLIMIT_FSIZE`, `RLIMIT_CORE`, `RLIMIT_NPROC`, `RLIMIT_NOFILE`, `RLIMIT_SIGPENDING` and `RLIMIT_MSGQUEUE` as Linux
+/// numbers them on all its usual architectures.
 const RLIMIT_FSIZE: u32 = 1;
 const RLIMIT_CORE: u32 = 4;
 const RLIMIT_NPROC: u32 = 6;
 const RLIMIT_NOFILE: u32 = 7;
+const RLIMIT_SIGPENDING: u32 = 11;
+const RLIMIT_MSGQUEUE: u32 = 12;
+
+/// The floor, whatever a profile says. A core limit of 0 would still run a piped `core_pattern` helper as root, 1 does
+/// not (measured on 6.18). Queued signals (and timers, which reserve one each) and POSIX message queues are memory of
+/// the kernel's: some thousands are more than a session has, and the second is the kernel's own default in bytes.
+const FLOOR: [(u32, u64); 3] = [(RLIMIT_CORE, 1), (RLIMIT_SIGPENDING, 4096), (RLIMIT_MSGQUEUE, 819_200)];
 
 pub(super) fn bind(binder: &mut Binder<'_>) {
-    // The floor: a limit of 0 still runs a piped core_pattern helper as root, 1 does not (measured on 6.18).
-    binder.binding.rlimits.push((RLIMIT_CORE, 1));
+    binder.binding.rlimits.extend(FLOOR);
     let rules = &binder.policy.rules;
     for setting in &rules.mode {
         let outcome = match setting.value {
