@@ -12,6 +12,11 @@ use crate::error::SyscallError;
 /// 1 MiB 25 (Linux 6.18).
 const CAPACITY: i32 = 1 << 20;
 
+/// Is this a pipe, named or not? The kernel answers by itself: `fstat` may ask a file system, and wait for its server.
+pub fn is_pipe(fd: impl AsFd) -> bool {
+    fcntl(fd.as_fd(), FcntlArg::F_GETPIPE_SZ).is_ok()
+}
+
 /// A nonblocking pipe, empty whenever it changes hands.
 #[derive(Debug)]
 pub struct Pipe {

@@ -92,7 +92,7 @@ pub struct Run {
     /// The caller's environment as `NAME=value`; the profile says what of it passes.
     #[serde(deserialize_with = "most::<_, _, MOST_VARIABLES>")]
     pub environment: Vec<Vec<u8>>,
-    /// Rows and columns of the caller's terminal: the agent gets a pty. `None`: descriptors are passed.
+    /// Rows and columns of the caller's terminal: the agent gets a pty. `None`: three pipes are passed.
     pub window: Option<(u16, u16)>,
     /// Rules the caller accepts to be weaker than written.
     #[serde(deserialize_with = "most::<_, _, MOST_CHOICES>")]
@@ -339,6 +339,26 @@ impl Run {
     }
 }
 
+#[cfg(test)]
+impl Run {
+    /// One that can be served.
+    pub(crate) fn for_tests() -> Self {
+        Self {
+            profile: Profile::Matching,
+            workspace: "/w".into(),
+            directory: "/w".into(),
+            name: None,
+            argv: vec![b"true".to_vec()],
+            environment: Vec::new(),
+            window: None,
+            accept_weaker: Vec::new(),
+            upstreams: Vec::new(),
+            subject: None,
+            plan_only: false,
+        }
+    }
+}
+
 /// Reads a list and keeps one entry more than there may be: so that [`Run::check`] finds it too long, and nobody can
 /// have a byte of the request take 24 of memory.
 fn most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(
@@ -401,22 +421,6 @@ mod tests {
 
     use super::*;
 
-    fn run() -> Run {
-        Run {
-            profile: Profile::Matching,
-            workspace: "/w".into(),
-            directory: "/w".into(),
-            name: None,
-            argv: vec![b"true".to_vec()],
-            environment: Vec::new(),
-            window: None,
-            accept_weaker: Vec::new(),
-            upstreams: Vec::new(),
-            subject: None,
-            plan_only: false,
-        }
-    }
-
     fn received(run: &Run) -> Run {
         postcard::from_bytes(&postcard::to_stdvec(run).unwrap()).unwrap()
     }
@@ -431,33 +435,37 @@ mod tests {
             argv: vec![b"a".to_vec(); MOST_ARGUMENTS],
             environment: vec![b"A=".to_vec(); MOST_VARIABLES],
             accept_weaker: vec!["r".to_owned(); MOST_CHOICES],
-            ..run()
+            ..Run::for_tests()
         };
         assert_eq!((received(&most).check(), &received(&most)), (Ok(()), &most));
-        let million = Run { accept_weaker: vec![String::new(); 1_400_000], ..run() };
+        let million = Run { accept_weaker: vec![String::new(); 1_400_000], ..Run::for_tests() };
         assert_eq!(received(&million).accept_weaker.len(), MOST_CHOICES + 1);
         assert_eq!(refused(&million), "it has more than 1024 rules to accept as weaker");
-        let arguments = Run { argv: vec![Vec::new(); MOST_ARGUMENTS + 9], ..run() };
+        let arguments = Run { argv: vec![Vec::new(); MOST_ARGUMENTS + 9], ..Run::for_tests() };
         assert!(
             received(&arguments).argv.len() == MOST_ARGUMENTS + 1
                 && refused(&arguments).contains("arguments")
         );
-        let environment = Run { environment: vec![Vec::new(); MOST_VARIABLES + 1], ..run() };
+        let environment = Run { environment: vec![Vec::new(); MOST_VARIABLES + 1], ..Run::for_tests() };
         assert!(refused(&environment).contains("variables"));
     }
 
     #[test]
     fn words_and_paths_are_no_longer_than_the_kernel_takes() {
-        let long = Run { argv: vec![vec![b'a'; LONGEST_WORD]], workspace: path(LONGEST_PATH), ..run() };
+        let long =
+            Run { argv: vec![vec![b'a'; LONGEST_WORD]], workspace: path(LONGEST_PATH), ..Run::for_tests() };
         assert_eq!(received(&long).check(), Ok(()));
         let word = vec![vec![b'a'; LONGEST_WORD + 1]];
-        assert!(refused(&Run { argv: word.clone(), ..run() }).starts_with("an argument has 131072 bytes"));
-        assert!(refused(&Run { environment: word, ..run() }).starts_with("a variable has"));
+        assert!(
+            refused(&Run { argv: word.clone(), ..Run::for_tests() })
+                .starts_with("an argument has 131072 bytes")
+        );
+        assert!(refused(&Run { environment: word, ..Run::for_tests() }).starts_with("a variable has"));
         for long in [
-            Run { workspace: path(LONGEST_PATH + 1), ..run() },
-            Run { directory: path(LONGEST_PATH + 1), ..run() },
-            Run { profile: Profile::Named("p".repeat(LONGEST_PATH + 1)), ..run() },
-            Run { accept_weaker: vec!["r".repeat(LONGEST_RULE + 1)], ..run() },
+            Run { workspace: path(LONGEST_PATH + 1), ..Run::for_tests() },
+            Run { directory: path(LONGEST_PATH + 1), ..Run::for_tests() },
+            Run { profile: Profile::Named("p".repeat(LONGEST_PATH + 1)), ..Run::for_tests() },
+            Run { accept_weaker: vec!["r".repeat(LONGEST_RULE + 1)], ..Run::for_tests() },
         ] {
             assert!(refused(&long).contains("at most"));
         }
@@ -470,7 +478,7 @@ mod tests {
     #[test]
     fn a_path_travels_whatever_its_bytes_are() {
         let odd = Path::new(OsStr::from_bytes(b"/w/caf\xe9"));
-        let run = Run { workspace: odd.to_owned(), ..run() };
+        let run = Run { workspace: odd.to_owned(), ..Run::for_tests() };
         assert_eq!(received(&run), run);
         let op = RootOp::Symlink { at: odd.to_owned(), target: "/w/caf\u{e9}".into() };
         assert_eq!(postcard::from_bytes(&postcard::to_stdvec(&op).unwrap()), Ok(op.clone()));
@@ -482,12 +490,12 @@ mod tests {
     #[test]
     fn a_request_without_sense_is_refused() {
         for (senseless, why) in [
-            (Run { argv: Vec::new(), ..run() }, "no command"),
-            (Run { argv: vec![b"a\0".to_vec()], ..run() }, "a NUL"),
-            (Run { environment: vec![b"A=\0".to_vec()], ..run() }, "a NUL"),
-            (Run { workspace: "w".into(), ..run() }, "not absolute"),
-            (Run { directory: "/w\0".into(), ..run() }, "a NUL"),
-            (Run { name: Some("../x".into()), ..run() }, "a name has"),
+            (Run { argv: Vec::new(), ..Run::for_tests() }, "no command"),
+            (Run { argv: vec![b"a\0".to_vec()], ..Run::for_tests() }, "a NUL"),
+            (Run { environment: vec![b"A=\0".to_vec()], ..Run::for_tests() }, "a NUL"),
+            (Run { workspace: "w".into(), ..Run::for_tests() }, "not absolute"),
+            (Run { directory: "/w\0".into(), ..Run::for_tests() }, "a NUL"),
+            (Run { name: Some("../x".into()), ..Run::for_tests() }, "a name has"),
         ] {
             assert!(refused(&senseless).contains(why), "{senseless:?}");
         }

@@ -23,6 +23,7 @@ use skep_kernel::cgroup::SandboxCgroup;
 use skep_kernel::listener::Peer;
 use skep_kernel::memfd;
 use skep_kernel::seqpacket::ChannelError;
+use skep_kernel::splice::is_pipe;
 use skep_policy::launch::{Ending, KeeperEvent, KeeperRequest, Network, Plan, Stage};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -167,6 +168,10 @@ fn decode(sent: &[OwnedFd]) -> Result<(Run, &[OwnedFd]), Refusal> {
     let expected = if request.window.is_some() || request.plan_only { 0 } else { 3 };
     if !request.plan_only && streams.len() != expected {
         return Err(malformed("three streams or a window"));
+    }
+    // The keeper and PID 1 close their copies of them: no server of a file system may have a say in that.
+    if !streams.iter().all(is_pipe) {
+        return Err(malformed("its streams must be pipes"));
     }
     match request.check() {
         Ok(()) => Ok((request, streams)),
@@ -706,7 +711,39 @@ fn internal(what: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    fn decoded(streams: Vec<OwnedFd>) -> Result<usize, String> {
+        let body = postcard::to_stdvec(&Run::for_tests()).unwrap();
+        let mut sent = vec![memfd::sealed("run", &body).unwrap()];
+        sent.extend(streams);
+        decode(&sent).map(|(_, streams)| streams.len()).map_err(|refusal| refusal.message)
+    }
+
+    fn pipes() -> [OwnedFd; 3] {
+        [(); 3].map(|()| std::io::pipe().unwrap().0.into())
+    }
+
+    #[test]
+    fn streams_are_pipes_whose_close_nobody_can_hold_up() {
+        assert_eq!(decoded(pipes().into()), Ok(3));
+        let others: [OwnedFd; 5] = [
+            tempfile::tempfile().unwrap().into(),
+            File::open("/").unwrap().into(),
+            File::open("/dev/null").unwrap().into(),
+            UnixStream::pair().unwrap().0.into(),
+            TcpListener::bind("127.0.0.1:0").unwrap().into(),
+        ];
+        for (index, other) in others.into_iter().enumerate() {
+            let [first, second, _] = pipes();
+            let refused = decoded(vec![first, second, other]).unwrap_err();
+            assert!(refused.contains("pipes"), "{index}: {refused}");
+        }
+    }
 
     #[tokio::test]
     async fn a_sandbox_whose_task_panics_does_not_stay_registered() {

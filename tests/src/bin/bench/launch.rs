@@ -1,7 +1,7 @@
 //! From the wish to run `true` to its status in hand.
 
-use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::pipe;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -93,12 +93,10 @@ impl Ours {
 
     fn launch(&self) -> anyhow::Result<()> {
         let body = memfd::sealed("bench", &postcard::to_stdvec(&self.request())?)?;
-        let null = || -> anyhow::Result<OwnedFd> {
-            Ok(fs::OpenOptions::new().read(true).write(true).open("/dev/null")?.into())
-        };
-        let streams = [null()?, null()?, null()?];
-        let mut descriptors = vec![body.as_fd()];
-        descriptors.extend(streams.iter().map(AsFd::as_fd));
+        let (input, _) = pipe()?;
+        // Nothing is written to it.
+        let (_reader, output) = pipe()?;
+        let descriptors = [body.as_fd(), input.as_fd(), output.as_fd(), output.as_fd()];
         let client = Client::ask(&self.places, &Request::Run, &descriptors)?;
         loop {
             match client.receive()?.0 {
