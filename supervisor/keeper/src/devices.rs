@@ -15,6 +15,7 @@ use skep_policy::launch::{ObjectKind, Stage};
 
 use crate::failure::{At, Failure};
 use crate::place::{self, Ground};
+use crate::root::inodes;
 
 /// Character devices: name, major, minor.
 const NODES: [(&str, u64, u64); 6] =
@@ -61,8 +62,8 @@ pub fn nodes(ground: &Ground) -> Result<(), Failure> {
 /// When a mount is refused.
 pub fn instances(ground: &Ground, devpts: BorrowedFd<'_>, shm_bytes: u64) -> Result<(), Failure> {
     attach_at(ground.root(), devpts, "/dev/pts")?;
-    let size = shm_bytes.to_string();
-    let settings = [("size", size.as_str()), ("mode", "1777")];
+    let [size, inodes] = [shm_bytes, inodes(shm_bytes)].map(|number| number.to_string());
+    let settings = [("size", size.as_str()), ("nr_inodes", inodes.as_str()), ("mode", "1777")];
     let attributes = Attributes::NO_SUID.and(Attributes::NO_DEVICES).and(Attributes::NO_EXEC);
     let shm = new_filesystem("tmpfs", &settings, attributes).at(Stage::Root)?;
     attach_at(ground.root(), shm.as_fd(), "/dev/shm")

@@ -5,8 +5,9 @@
 //!
 //! A **template** is a mount namespace in which the shared operations have been executed; a launch copies its
 //! mounts and lays its own over them. Its root tmpfs is one file system for all these launches: they add mount
-//! points to it (names that siblings of the same user and profile can see), never contents. What must not be shared
-//! ([`RootOp::put_off`]) is left to the launch even when it stands among the template's.
+//! points to it (names that siblings of the same user and profile can see, and of which there is a bounded number),
+//! never contents. What must not be shared ([`RootOp::put_off`]) is left to the launch even when it stands among the
+//! template's.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -82,7 +83,8 @@ pub fn start_empty() -> Result<(), Failure> {
     // First of all nothing that happens here may be seen by the host, nor the other way round.
     let nothing = Change { add: Attributes::NONE, idmap: None };
     change(host.as_fd(), Depth::All, &nothing, Path::new("/")).at(Stage::Root)?;
-    let settings = [("size", "16m"), ("mode", "0755")];
+    // Mount points are inodes alone, and those that launches make in a template stay there.
+    let settings = [("size", "16m"), ("nr_inodes", "16k"), ("mode", "0755")];
     let attributes = Attributes::NO_SUID.and(Attributes::NO_DEVICES);
     let root = new_filesystem("tmpfs", &settings, attributes).at(Stage::Root)?;
     attach(root.as_fd(), host.as_fd(), Path::new("/")).at(Stage::Root)?;
@@ -203,9 +205,15 @@ fn pin(ground: &Ground, at: &Path, write: bool, exec: bool) -> Result<(), Failur
     attach(mount.as_fd(), target.as_fd(), at).at(Stage::Root)
 }
 
-/// A tmpfs of the agent's. Inodes are bounded too: the size bounds only the blocks of files.
+/// How many inodes a tmpfs of such a size has, for the size bounds only the blocks of files.
+#[must_use]
+pub fn inodes(bytes: u64) -> u64 {
+    (bytes / 4096).max(1024)
+}
+
+/// A tmpfs of the agent's.
 fn private_tmpfs(agent: Ids, bytes: u64, mode: u32, exec: bool) -> Result<OwnedFd, Failure> {
-    let [size, inodes] = [bytes, (bytes / 4096).max(1024)].map(|number| number.to_string());
+    let [size, inodes] = [bytes, inodes(bytes)].map(|number| number.to_string());
     let (uid, gid) = (agent.uid.to_string(), agent.gid.to_string());
     let mode = format!("{:o}", mode & 0o7777);
     let settings = [

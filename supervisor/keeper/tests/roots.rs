@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use skep_policy::launch::{Ending, Ids, ObjectKind, RootOp};
+use skep_policy::launch::{Ending, Ids, KeeperEvent, ObjectKind, RootOp};
 use support::{AGENT, bind, build_template, launch, output_of, shell};
 
 /// A directory of the agent's with a file and a directory in it.
@@ -199,4 +199,27 @@ fn as_root_own_contents_of_a_launch_do_not_enter_the_template() {
     assert_eq!(launch(first, Some(template.as_fd())).finish().output, "secret\n");
     let outcome = launch(shell("cat /etc/own 2>/dev/null; echo done"), Some(template.as_fd())).finish();
     assert_eq!(outcome.output, "done\n");
+}
+
+#[test]
+fn as_root_names_on_memory_file_systems_are_bounded() {
+    // Those of files without contents are not bounded by a size.
+    let script = "cd /dev/shm; perl -e 'my $n = 0; $n++ while $n < 100_000 && mkdir $n; print $n < 100_000'";
+    assert_eq!(output_of(shell(script)), "1");
+    // What leads to a workspace is made on the root, which the launches of a template share.
+    let deep = |index: u32| format!("/w/{index}{}", "/d".repeat(1000));
+    let mut plan = shell("true");
+    let template = build_template(&plan);
+    plan.private.truncate(2);
+    let failure = (0..100).find_map(|index| {
+        let mut plan = plan.clone();
+        plan.private.push(RootOp::Directory { at: deep(index).into(), mode: 0o755 });
+        let run = launch(plan, Some(template.as_fd()));
+        match run.event().unwrap().0 {
+            KeeperEvent::Started { .. } => None,
+            KeeperEvent::Failed { errno, .. } => Some(errno),
+            other => panic!("{other:?}"),
+        }
+    });
+    assert_eq!(failure, Some(nix::libc::ENOSPC));
 }

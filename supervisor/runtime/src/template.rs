@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use skep_kernel::memfd;
@@ -19,6 +19,12 @@ use crate::supervisor::Supervisor;
 /// How many are kept, the most recently used first: one for each user and profile in use on a usual host.
 const MOST: usize = 32;
 
+/// How many of these one user may have, so that nobody's launches become slower by the profiles of another.
+const MOST_OF_A_USER: usize = 8;
+
+/// How many launches one serves. Each may leave names of mount points in it, of which it holds a bounded number.
+const LAUNCHES: u32 = 1000;
+
 /// How long building one may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,7 +34,7 @@ type Key = (Ids, Vec<RootOp>);
 /// The templates in use.
 #[derive(Debug, Default)]
 pub struct Templates {
-    built: Mutex<VecDeque<(Key, Arc<OwnedFd>)>>,
+    kept: Mutex<Kept>,
 }
 
 impl Templates {
@@ -38,23 +44,51 @@ impl Templates {
     /// When the keeper cannot build it: the launch would have failed at the same step.
     pub async fn of(&self, supervisor: &Supervisor, plan: &Plan) -> Result<Arc<OwnedFd>, Refusal> {
         let key = (plan.lookup, plan.template.clone());
-        if let Some(found) = self.take(&key) {
+        if let Some(found) = self.kept().take(&key) {
             return Ok(found);
         }
         let namespace = Arc::new(build(supervisor, plan).await?);
-        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-        built.push_front((key, Arc::clone(&namespace)));
-        built.truncate(MOST);
+        self.kept().add(key, Arc::clone(&namespace));
         Ok(namespace)
     }
 
-    fn take(&self, key: &Key) -> Option<Arc<OwnedFd>> {
-        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = built.iter().position(|(other, _)| other == key)?;
-        let entry = built.remove(index)?;
-        let namespace = Arc::clone(&entry.1);
-        built.push_front(entry);
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct Template {
+    key: Key,
+    namespace: Arc<OwnedFd>,
+    launches: u32,
+}
+
+/// The most recently used first.
+#[derive(Debug, Default)]
+struct Kept(VecDeque<Template>);
+
+impl Kept {
+    /// For one more launch, `None` where a new one is to be built.
+    fn take(&mut self, key: &Key) -> Option<Arc<OwnedFd>> {
+        let index = self.0.iter().position(|template| &template.key == key)?;
+        let mut found = self.0.remove(index).filter(|template| template.launches < LAUNCHES)?;
+        found.launches += 1;
+        let namespace = Arc::clone(&found.namespace);
+        self.0.push_front(found);
         Some(namespace)
+    }
+
+    /// Adds one that was built for a launch.
+    fn add(&mut self, key: Key, namespace: Arc<OwnedFd>) {
+        let is_his = |template: &Template| template.key.0.uid == key.0.uid;
+        if self.0.iter().filter(|template| is_his(template)).count() >= MOST_OF_A_USER
+            && let Some(oldest) = self.0.iter().rposition(is_his)
+        {
+            self.0.remove(oldest);
+        }
+        self.0.push_front(Template { key, namespace, launches: 1 });
+        self.0.truncate(MOST);
     }
 }
 
@@ -87,4 +121,51 @@ async fn build(supervisor: &Supervisor, plan: &Plan) -> Result<OwnedFd, Refusal>
         _ => return Err(failed(&"skep-keeper gave no answer")),
     };
     Ok(namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(uid: u32, profile: &str) -> Key {
+        (Ids { uid, gid: uid }, vec![RootOp::Directory { at: profile.into(), mode: 0o755 }])
+    }
+
+    fn namespace() -> Arc<OwnedFd> {
+        Arc::new(std::fs::File::open("/dev/null").unwrap().into())
+    }
+
+    #[test]
+    fn a_user_has_so_many_templates_and_takes_no_others_room() {
+        let mut kept = Kept::default();
+        kept.add(key(1, "/other"), namespace());
+        for number in 0..2 * MOST {
+            kept.add(key(2, &format!("/{number}")), namespace());
+            assert!(kept.take(&key(2, "/0")).is_some(), "it is in use");
+        }
+        assert_eq!(kept.0.len(), 1 + MOST_OF_A_USER);
+        assert!(kept.take(&key(1, "/other")).is_some());
+        assert!(kept.take(&key(2, "/1")).is_none());
+    }
+
+    #[test]
+    fn there_are_so_many_templates_in_all() {
+        let mut kept = Kept::default();
+        for number in 0..2 * u32::try_from(MOST).unwrap() {
+            kept.add(key(number, "/"), namespace());
+        }
+        assert_eq!(kept.0.len(), MOST);
+        assert!(kept.take(&key(0, "/")).is_none());
+    }
+
+    #[test]
+    fn a_template_serves_so_many_launches() {
+        let mut kept = Kept::default();
+        kept.add(key(1, "/"), namespace());
+        for _ in 1..LAUNCHES {
+            assert!(kept.take(&key(1, "/")).is_some());
+        }
+        assert!(kept.take(&key(1, "/")).is_none());
+        assert!(kept.0.is_empty());
+    }
 }
