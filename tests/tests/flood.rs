@@ -14,10 +14,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Opens what is not there until the file `stop` is, or a minute is over.
 const FLOODS: &str = "import os, time\n\
-    begun = time.monotonic()\n\
+    begun, number = time.monotonic(), 0\n\
     while not os.path.exists('stop') and time.monotonic() < begun + 60:\n\
     \x20   for _ in range(1000):\n\
-    \x20       try: os.open('/nowhere/file', os.O_RDONLY)\n\
+    \x20       number += 1\n\
+    \x20       try: os.open(f'/nowhere/{number}', os.O_RDONLY)\n\
     \x20       except OSError: pass\n";
 
 /// How often `true` was executed.

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 /// Report successful opens for reading too, instead of only counting them.
 pub const REPORT_READS: u32 = 1;
 /// Report opens and executions that failed with ENOENT: in a root file system made of binds that is what a
-/// path nobody granted answers.
+/// path nobody granted answers. The same look within a second is not reported again.
 pub const REPORT_MISSING: u32 = 2;
 /// Some rule opens any port of a name, or the rules name more ports than fit: the gateway alone judges them.
 pub const ANY_PORT: u32 = 4;

@@ -16,6 +16,7 @@ use skep_ebpf_abi::syscalls::*;
 
 use crate::emit::{Ticket, count};
 use crate::kernel::{current, offset, read};
+use crate::looks;
 use crate::maps::{COUNTS, SANDBOXES, SYSCALLS};
 use crate::text::{Text, begin, describe};
 
@@ -91,7 +92,7 @@ fn report(cgroup: u64, settings: *const Settings, call: &Call<'_>) {
         return;
     }
     if call.result < 0 {
-        if is_refusal(call, flags) {
+        if is_refusal(call, flags) && !is_repeated(cgroup, call) {
             send(cgroup, REFUSED, call);
         }
         return;
@@ -129,6 +130,21 @@ fn is_refusal(call: &Call<'_>, flags: u32) -> bool {
         ECONNREFUSED => call.shape.class == CLASS_CONNECT,
         _ => false,
     }
+}
+
+/// Did the sandbox look for the same thing a moment ago, which is not there.
+#[inline(always)]
+fn is_repeated(cgroup: u64, call: &Call<'_>) -> bool {
+    const KINDS: u64 = O_ACCMODE | O_CREAT | O_TRUNC;
+    let class = call.shape.class;
+    if call.result != ENOENT || (class != CLASS_OPEN && class != CLASS_EXEC) {
+        return false;
+    }
+    let Some(directory) = directory(call.shape.directory, call.argument(call.shape.directory) as i32) else {
+        return false;
+    };
+    let kind = call.flags() & KINDS | u64::from(class) << 32;
+    looks::is_repeated(cgroup, directory, call.argument(call.shape.path), kind)
 }
 
 /// Is the address the caller passed one of AF_UNIX.
@@ -277,13 +293,20 @@ fn base<const SECTION: usize, const LAST: u64, const PIECE: u64>(
     directory: i8,
     descriptor: i32,
 ) {
+    if let Some(path) = self::directory(directory, descriptor) {
+        text.path::<SECTION>(path);
+    }
+}
+
+/// The `struct path` of the directory a name is relative to.
+#[inline(always)]
+fn directory(directory: i8, descriptor: i32) -> Option<u64> {
     if directory == NONE {
-        return;
+        return None;
     }
     if directory == CWD || descriptor == AT_FDCWD {
         let fs: u64 = read(current() + offset!(task_fs)).unwrap_or(0);
-        text.path::<SECTION>(fs + offset!(fs_directory));
-    } else if let Some(file) = opened(i64::from(descriptor)) {
-        text.path::<SECTION>(file + offset!(file_path));
+        return Some(fs + offset!(fs_directory));
     }
+    Some(opened(i64::from(descriptor))? + offset!(file_path))
 }

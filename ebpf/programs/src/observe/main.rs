@@ -12,6 +12,7 @@ mod exec;
 mod exit;
 mod files;
 mod kernel;
+mod looks;
 mod maps;
 #[path = "../program.rs"]
 mod program;

@@ -205,3 +205,27 @@ fn as_root_what_comes_before_the_first_program_is_not_reported_where_it_builds_t
         assert!(refused(&events).iter().any(|call| call.name() == "execve"), "{events:?}");
     }
 }
+
+#[test]
+fn as_root_a_look_for_what_is_not_there_stands_for_its_repetitions_within_a_second() {
+    let mut rig = Rig::new(false);
+    let looks = |rig: &mut Rig, name: &str| {
+        let events = rig.events();
+        refused(&events).iter().filter(|call| call.first.joined().ends_with(name.as_bytes())).count()
+    };
+    // A shell opens by itself, so that all of them take milliseconds.
+    rig.inside("for n in $(seq 50); do command : < nope; done 2> /dev/null");
+    assert!((1..50).contains(&looks(&mut rig, "/nope")));
+    // Other names, other directories and other purposes are other looks.
+    let script = "for n in 1 2 3; do command : < no$n; done; cd e; for n in 1 2 3; do command : < no$n; done";
+    rig.inside(&format!("mkdir e; {{ {script}; }} 2> /dev/null; true"));
+    let events = rig.events();
+    let told = |name: &str| {
+        refused(&events).iter().filter(|call| call.first.joined().ends_with(name.as_bytes())).count()
+    };
+    assert_eq!(["/no1", "/no2", "/no3", "/e/no1", "/e/no2", "/e/no3"].map(told), [2, 2, 2, 1, 1, 1]);
+    rig.inside("{ command : < gone/x; command : > gone/x; } 2> /dev/null; true");
+    assert_eq!(looks(&mut rig, "/gone/x"), 2);
+    rig.inside("command : < later 2> /dev/null; sleep 1.1; command : < later 2> /dev/null; true");
+    assert_eq!(looks(&mut rig, "/later"), 2);
+}

@@ -41,12 +41,15 @@ fn a_child_plays_its_role() {
         Ok("exchange") => exchange(),
         Ok("open") => open(libc::O_RDONLY),
         Ok("open-write") => open(libc::O_WRONLY),
-        Ok("flood") => (0..20_000).for_each(|_| drop(std::fs::File::open("/nowhere/file"))),
-        Ok("restless") => loop {
-            let _refused = std::fs::File::open("/nowhere/file");
-        },
+        Ok("flood") => (0..20_000).for_each(look_for),
+        Ok("restless") => (0..=u32::MAX).for_each(look_for),
         _ => {}
     }
+}
+
+/// Opens what is not there: each name is a record of its own.
+fn look_for(number: u32) {
+    let _refused = std::fs::File::open(format!("/nowhere/{number}"));
 }
 
 /// Tries every kind of destination in a namespace where all of them are local and somebody listens.
