@@ -24,4 +24,5 @@ pub mod server;
 pub mod supervisor;
 pub mod task;
 pub mod template;
+pub mod turns;
 pub mod view;

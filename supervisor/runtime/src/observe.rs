@@ -17,7 +17,7 @@ use crate::absence::Absence;
 use crate::audit::{self, Body, Record, Text};
 use crate::distinct::{Distinct, Met};
 use crate::protocol::Denial;
-use crate::record::{count_denial, losses};
+use crate::record::{count_denial, left_unjudged, losses};
 use crate::registry::{Live, Registry, Trace};
 
 /// Appends the records an event deserves: none for repeats and for sandboxes that are gone.
@@ -50,6 +50,12 @@ pub fn record(registry: &Registry, absence: &mut Absence, event: Event, records:
 fn overflowed(registry: &Registry, cgroup: u64, lost: u64, records: &mut Vec<Record>) {
     let Some(live) = registry.of_cgroup(cgroup) else { return };
     records.extend(losses(&live, lost).map(|body| Record::of(&live.origin, body)));
+}
+
+/// A sandbox has lost records that were read and not judged, because that took longer than others can wait for.
+pub fn unjudged(registry: &Registry, cgroup: u64, count: u64, records: &mut Vec<Record>) {
+    let Some(live) = registry.of_cgroup(cgroup) else { return };
+    records.extend(left_unjudged(&live, count).map(|body| Record::of(&live.origin, body)));
 }
 
 /// A gap in the numbers of a CPU is nobody's in particular.
@@ -371,9 +377,15 @@ mod tests {
             let Body::Lost(lost) = &record.body else { panic!("{record:?}") };
             (record.origin.as_ref().map(|origin| origin.sandbox.id.clone()), lost.count)
         };
-        let told: Vec<_> = records.iter().map(told).collect();
-        assert_eq!(told, [(Some("1".to_owned()), 5), (Some("1".to_owned()), 3), (None, 4)]);
+        let all: Vec<_> = records.iter().map(told).collect();
+        assert_eq!(all, [(Some("1".to_owned()), 5), (Some("1".to_owned()), 3), (None, 4)]);
         assert_eq!((flooder.progress().counters.lost, other.progress().counters.lost), (8, 0));
+        let mut records = Vec::new();
+        unjudged(&registry, 1, 7, &mut records);
+        unjudged(&registry, 1, 0, &mut records);
+        record(&registry, &mut Absence::default(), Event::Overflowed { cgroup: 1, lost: 10 }, &mut records);
+        let counts: Vec<_> = records.iter().map(|record| told(record).1).collect();
+        assert_eq!((counts, flooder.progress().counters.lost), (vec![7, 2], 17));
     }
 
     /// A sandbox of which nothing new can be remembered.

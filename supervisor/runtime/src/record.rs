@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::audit::{self, AuditError, Body, Durability, Log, Record, Text};
 use crate::distinct::Met;
 use crate::protocol::Denial;
-use crate::registry::{Live, Registry, Repeated};
+use crate::registry::{Live, Progress, Registry, Repeated};
 
 /// The audit as the rest of skepd writes it.
 pub struct Recorder {
@@ -191,9 +191,23 @@ pub fn count_denial(live: &Live, denial: Denial) -> Met {
     met
 }
 
-/// What a sandbox that has lost `lost` records since it was admitted has lost since this was said last.
+/// What a sandbox that had no room for `lost` records since it was admitted has lost since this was said last.
 pub fn losses(live: &Live, lost: u64) -> Option<Body> {
     let mut progress = live.progress();
+    let lost = lost + progress.unjudged;
+    lose(&mut progress, lost)
+}
+
+/// What a sandbox has lost of which `count` more records were read and not judged.
+pub fn left_unjudged(live: &Live, count: u64) -> Option<Body> {
+    let mut progress = live.progress();
+    progress.unjudged += count;
+    let lost = progress.counters.lost + count;
+    lose(&mut progress, lost)
+}
+
+/// Notes that `lost` records are lost, and says how many of them are new.
+fn lose(progress: &mut Progress, lost: u64) -> Option<Body> {
     let count = lost.checked_sub(progress.counters.lost).filter(|count| *count > 0)?;
     progress.counters.lost = lost;
     Some(Body::Lost(audit::Lost { source: "sandbox".to_owned(), count, ..audit::Lost::default() }))

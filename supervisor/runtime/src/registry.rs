@@ -56,6 +56,8 @@ pub struct Progress {
     pub pid: Option<u32>,
     /// What it did.
     pub counters: Counters,
+    /// Records of those it lost that had room and were not judged.
+    pub unjudged: u64,
     /// The paths it changed, and how.
     pub changed: Distinct<(Trace, Vec<u8>)>,
     /// What passed although the policy denies it.

@@ -171,7 +171,7 @@ impl Supervisor {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.reserve.clear().await;
-        self.events.drained().await;
+        self.events.drained(None).await;
         // Before the audit is closed: its lock keeps the next daemon from making the same tree meanwhile.
         if let Err(error) = self.cgroups.remove_if_empty() {
             tracing::warn!(%error, "empty control groups stay behind");

@@ -441,7 +441,7 @@ impl Sandbox {
             Outcome::Ended(_) | Outcome::Failed(_) => self.end_processes(),
         }
         self.lookup = None;
-        self.supervisor.events.drained().await;
+        self.supervisor.events.drained(Some(self.cgroup.number())).await;
         let counts = self.supervisor.dismiss(self.cgroup.number());
         self.dismiss_gateway(counts.is_none_or(|counts| counts.sent > 0)).await;
         let status = match (outcome, self.cause) {

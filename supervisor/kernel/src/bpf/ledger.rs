@@ -1,10 +1,9 @@
-//! How much of the ring each sandbox holds: the programs count what they put in, this what is taken out.
+//! How much of the ring each sandbox holds: the programs count what they put in, this what is done with.
 
 use std::collections::BTreeMap;
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
-use skep_ebpf_abi::quota::footprint;
 
 use super::BpfError;
 use super::event::Event;
@@ -14,7 +13,7 @@ use super::programs::{COUNTS_SIZE, Counts};
 /// Change what is there, add nothing.
 const BPF_EXIST: u64 = 2;
 
-/// What was taken out of the ring, and what the programs are told of it.
+/// What is done with, and what the programs are told of it.
 pub(super) struct Ledger {
     consumed: HashMap<MapData, u64, u64>,
     counts: HashMap<MapData, u64, [u8; COUNTS_SIZE]>,
@@ -28,9 +27,9 @@ impl Ledger {
         Ok(Self { consumed, counts, taken: BTreeMap::new() })
     }
 
-    /// Notes that a record of `length` bytes is out of the ring.
-    pub(super) fn took(&mut self, cgroup: u64, length: usize) {
-        *self.taken.entry(cgroup).or_default() += footprint(length);
+    /// Notes that records of so many bytes are done with.
+    pub(super) fn took(&mut self, cgroup: u64, bytes: u64) {
+        *self.taken.entry(cgroup).or_default() += bytes;
     }
 
     /// Tells the programs what was taken, and says which of the sandboxes it was taken from have lost records.

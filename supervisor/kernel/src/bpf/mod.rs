@@ -24,7 +24,7 @@ pub use event::{
 };
 pub use lookup::{LookupLink, LookupPlace};
 pub use programs::{Counts, Options, Programs, Settings};
-pub use reader::EventReader;
+pub use reader::{EventReader, Taken};
 
 // The gateway hands out what the programs let through, and neither can depend on the other's crate.
 const _: () = assert!(egress::VIRTUAL_V4.to_bits() == net::VIRTUAL_V4);

@@ -27,6 +27,17 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Bytes of the ring that a record takes at least.
 const SMALLEST_RECORD: u64 = footprint(size_of::<Header>());
 
+/// A record that was taken out of the ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// What it says.
+    pub event: Event,
+    /// Id of the cgroup that is the sandbox it is of; 0 where a record makes no sense.
+    pub cgroup: u64,
+    /// What it takes of its sandbox's room, until [`EventReader::give_back`].
+    pub bytes: u64,
+}
+
 /// Reads what the programs report. Readable (epoll, `AsyncFd`) when there are records.
 ///
 /// A sandbox whose records nobody takes runs out of room: its further ones are only counted, and reported as
@@ -37,7 +48,7 @@ pub struct EventReader {
     ring: RingBuf<MapData>,
     numbers: PerCpuArray<MapData, u64>,
     sequence: Sequence,
-    waiting: VecDeque<Event>,
+    waiting: VecDeque<Taken>,
     ended: VecDeque<(u32, u64)>,
     ledger: Ledger,
     /// Numbers that never arrived, by CPU, not reported yet.
@@ -62,16 +73,22 @@ impl EventReader {
         })
     }
 
-    /// The next event, or `None` when there is none for now.
+    /// The next record, or `None` when there is none for now.
     #[expect(clippy::should_implement_trait, reason = "not an iterator: None is not the end")]
-    pub fn next(&mut self) -> Option<Event> {
+    pub fn next(&mut self) -> Option<Taken> {
         while self.waiting.is_empty() {
             self.take()?;
         }
         self.waiting.pop_front()
     }
 
-    /// Gives the room of the records taken since the last time back to their sandboxes, and says what was lost
+    /// Notes that a record was handled: its sandbox has its room again after the next [`EventReader::account`]. A sandbox
+    /// whose records take long to handle so holds up nobody but itself, and what is kept of it has a bound.
+    pub fn give_back(&mut self, taken: &Taken) {
+        self.ledger.took(taken.cgroup, taken.bytes);
+    }
+
+    /// Gives the room of the records handled since the last time back to their sandboxes, and says what was lost
     /// meanwhile: at most one event for each CPU and each of these sandboxes, however many gaps there were. To be
     /// called after every batch, for until then the room counts as filled.
     ///
@@ -113,7 +130,7 @@ impl EventReader {
         }
     }
 
-    /// How many events [`EventReader::next`] has without looking into the ring.
+    /// How many records [`EventReader::next`] has without looking into the ring.
     #[must_use]
     pub fn queued(&self) -> usize {
         self.waiting.len()
@@ -125,13 +142,16 @@ impl EventReader {
         let (header, event, length) = (decode::header(&item), decode::event(&item), item.len());
         drop(item);
         if let Some(header) = header {
-            self.ledger.took(header.cgroup, length);
             self.lost(header.cpu, header.number);
             self.sequence.arrived(header.cpu, header.number);
         }
+        let cgroup = header.map_or(0, |header| header.cgroup);
         let event = event.unwrap_or(Event::Malformed { length });
-        if !self.is_second_end(&event) {
-            self.waiting.push_back(event);
+        let taken = Taken { event, cgroup, bytes: footprint(length) };
+        if self.is_second_end(&taken.event) {
+            self.give_back(&taken);
+        } else {
+            self.waiting.push_back(taken);
         }
         Some(())
     }

@@ -112,7 +112,11 @@ impl Rig {
     /// Everything reported up to now, losses last.
     pub(crate) fn events(&mut self) -> Vec<Event> {
         self.reader.settle().unwrap();
-        let mut events: Vec<_> = std::iter::from_fn(|| self.reader.next()).collect();
+        let mut events = Vec::new();
+        while let Some(taken) = self.reader.next() {
+            self.reader.give_back(&taken);
+            events.push(taken.event);
+        }
         events.extend(self.reader.account().unwrap());
         events
     }
