@@ -157,6 +157,7 @@ impl Cursor {
 /// Our terminal in raw mode; dropping it restores what was.
 #[derive(Debug)]
 pub struct RawMode {
+    terminal: OwnedFd,
     before: Termios,
 }
 
@@ -166,18 +167,24 @@ impl RawMode {
     /// # Errors
     /// When standard input is no terminal.
     pub fn enter() -> io::Result<Self> {
-        let before = termios::tcgetattr(io::stdin().as_fd())?;
+        Self::of(io::stdin().as_fd().try_clone_to_owned()?)
+    }
+
+    fn of(terminal: OwnedFd) -> io::Result<Self> {
+        let before = termios::tcgetattr(&terminal)?;
         let mut raw = before.clone();
         termios::cfmakeraw(&mut raw);
-        termios::tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &raw)?;
-        Ok(Self { before })
+        termios::tcsetattr(&terminal, SetArg::TCSADRAIN, &raw)?;
+        Ok(Self { terminal, before })
     }
 }
 
 impl Drop for RawMode {
     fn drop(&mut self) {
+        // What nobody has read is thrown away: it was typed for the agent, or is the terminal's answer to the last
+        // thing the agent asked, and the shell that reads here next would take it for something typed.
         // The terminal may be gone (SIGHUP), and then there is nothing to restore.
-        let _ignored = termios::tcsetattr(io::stdin().as_fd(), SetArg::TCSADRAIN, &self.before);
+        let _ignored = termios::tcsetattr(&self.terminal, SetArg::TCSAFLUSH, &self.before);
     }
 }
 
@@ -189,7 +196,26 @@ pub fn is_interactive() -> bool {
 
 #[cfg(test)]
 mod tests {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::pty::openpty;
+
     use super::*;
+
+    #[test]
+    fn what_a_terminal_answers_an_agent_that_has_ended_is_not_left_for_the_shell() {
+        let pty = openpty(None, None).unwrap();
+        let raw = RawMode::of(pty.slave.try_clone().unwrap()).unwrap();
+        nix::unistd::write(&pty.master, b"\x1b[1;1R").unwrap();
+        // A thread of the kernel's carries it to the other end.
+        let mut arrived = [PollFd::new(pty.slave.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut arrived, PollTimeout::from(20_000_u16)), Ok(1));
+        drop(raw);
+        let _still_raw = RawMode::of(pty.slave.try_clone().unwrap()).unwrap();
+        nix::unistd::write(&pty.master, b"ls").unwrap();
+        let mut typed = [0; 16];
+        let length = nix::unistd::read(&pty.slave, &mut typed).unwrap();
+        assert_eq!(&typed[..length], b"ls");
+    }
 
     #[test]
     fn the_end_of_what_was_written_is_found_on_its_line() {
