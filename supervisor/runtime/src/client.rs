@@ -94,7 +94,7 @@ impl Client {
             Err(ChannelError::Size(_)) => {}
             sent => return sent,
         }
-        let body = memfd::sealed("skep-reply", &postcard::to_stdvec(reply)?)?;
+        let body = memfd::encode("skep-reply", reply)?;
         self.0.send(&Reply::Large, &[&[body.as_fd()], descriptors].concat())
     }
 
