@@ -1,5 +1,6 @@
 //! Answers to `ls`, `status` and `audit`: a user sees what is his, root sees everything.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use skep_kernel::listener::Peer;
@@ -8,6 +9,7 @@ use skep_kernel::seqpacket::ChannelError;
 use crate::audit::{Filter, ReadError, Reader, read};
 use crate::client::Client;
 use crate::protocol::{Refusal, Reply};
+use crate::registry::Live;
 use crate::supervisor::Supervisor;
 
 /// May `peer` see what belongs to `owner`?
@@ -36,16 +38,24 @@ pub fn status(
     peer: Peer,
     sandbox: &str,
 ) -> Result<(), ChannelError> {
-    let found = supervisor.registry.find(sandbox).filter(|live| may_see(peer, live.owner));
-    let reply = match found {
-        Some(live) => Reply::Sandbox(Box::new(live.report())),
-        None => Reply::Refused(Refusal::new(
+    let found = supervisor.registry.find(sandbox, |live| may_see(peer, live.owner));
+    client.send(&match found.as_slice() {
+        [live] => Reply::Sandbox(Box::new(live.report())),
+        [] => Reply::Refused(Refusal::new(
             "not-found",
             format!("there is no running sandbox {}", sandbox.escape_debug()),
             "skep ls lists the running ones, skep audit tells of ended ones",
         )),
-    };
-    client.send(&reply)
+        several => Reply::Refused(ambiguous(sandbox, several)),
+    })
+}
+
+/// Several users have a sandbox of this name.
+fn ambiguous(name: &str, several: &[Arc<Live>]) -> Refusal {
+    let each = several.iter().map(|live| format!("{} of uid {}", live.id, live.owner));
+    let each = each.collect::<Vec<_>>().join(", ");
+    let message = format!("{} sandboxes are named {}: {each}", several.len(), name.escape_debug());
+    Refusal::new("ambiguous", message, "say which by its id")
 }
 
 /// Bytes of lines put into one message, well below the limit of a message; one line alone may be longer than that.
@@ -99,5 +109,17 @@ fn send_lines(reader: &mut Reader, client: &Client) -> Result<Result<(), ReadErr
         let Some(entry) = entry else { return Ok(Ok(())) };
         piece += &entry.line;
         piece.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_several_users_is_told_with_its_owners() {
+        let of = |owner, cgroup| Arc::new(Live { owner, ..Live::for_tests("ci", cgroup) });
+        let refusal = ambiguous("ci", &[of(1000, 1), of(1001, 2)]);
+        assert_eq!(refusal.message, "2 sandboxes are named ci: 1 of uid 1000, 2 of uid 1001");
     }
 }

@@ -227,7 +227,7 @@ fn finish(
     plan.sandbox.clone_from(&id);
     plan.agent_filter.clone_from(&supervisor.filters.agent);
     plan.init_filter.clone_from(&supervisor.filters.init);
-    let name = request.name.clone().unwrap_or_else(|| format!("{}-{}", policy.name, &id[..4]));
+    let name = request.name.clone().unwrap_or_else(|| format!("{}-{}", policy.name, &id[..8]));
     let weaker: Vec<audit::Weaker> = weaker(&binding)
         .into_iter()
         .map(|(rule, why)| audit::Weaker { rule: Text::from(rule), reason: Text::from(why) })

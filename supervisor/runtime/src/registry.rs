@@ -21,7 +21,7 @@ use crate::protocol::{Counters, Denial, Sandbox};
 pub struct Live {
     /// Id: 16 hex digits, unique for the life of the state directory in practice (64 random bits).
     pub id: String,
-    /// Name, unique among living sandboxes.
+    /// Name, unique among the living sandboxes of its owner.
     pub name: String,
     /// Uid of the user it works for.
     pub owner: u32,
@@ -218,20 +218,22 @@ pub struct Registry {
 
 #[derive(Debug, Default)]
 struct Inner {
-    by_name: BTreeMap<String, Arc<Live>>,
+    /// By name and owner: nobody may take a name away from somebody else.
+    by_name: BTreeMap<(String, u32), Arc<Live>>,
     by_cgroup: HashMap<u64, Arc<Live>>,
 }
 
 impl Registry {
-    /// Adds a sandbox; `false` if its name is taken.
+    /// Adds a sandbox; `false` if its owner has one of this name.
     #[must_use]
     pub fn insert(&self, live: Arc<Live>) -> bool {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        if inner.by_name.contains_key(&live.name) {
+        let key = (live.name.clone(), live.owner);
+        if inner.by_name.contains_key(&key) {
             return false;
         }
         inner.by_cgroup.insert(live.cgroup, Arc::clone(&live));
-        inner.by_name.insert(live.name.clone(), live);
+        inner.by_name.insert(key, live);
         true
     }
 
@@ -239,8 +241,9 @@ impl Registry {
     pub fn retire(&self, live: &Live) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         // The name may be another's by now.
-        if inner.by_name.get(&live.name).is_some_and(|named| named.id == live.id) {
-            inner.by_name.remove(&live.name);
+        let key = (live.name.clone(), live.owner);
+        if inner.by_name.get(&key).is_some_and(|named| named.id == live.id) {
+            inner.by_name.remove(&key);
         }
     }
 
@@ -264,15 +267,16 @@ impl Registry {
         inner.by_name.values().find(|live| live.id == id).cloned()
     }
 
-    /// The sandbox with this id or name, for people.
+    /// The sandbox with this id, or else those with this name, of the ones the asker may see: users may have given
+    /// theirs the same name, or another sandbox's id for a name.
     #[must_use]
-    pub fn find(&self, name_or_id: &str) -> Option<Arc<Live>> {
-        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        inner
-            .by_name
-            .get(name_or_id)
-            .or_else(|| inner.by_name.values().find(|live| live.id == name_or_id))
-            .cloned()
+    pub fn find(&self, name_or_id: &str, may_see: impl Fn(&Live) -> bool) -> Vec<Arc<Live>> {
+        let (mut found, others): (Vec<_>, Vec<_>) =
+            self.all().into_iter().filter(|live| may_see(live)).partition(|live| live.id == name_or_id);
+        if found.is_empty() {
+            found = others.into_iter().filter(|live| live.name == name_or_id).collect();
+        }
+        found
     }
 
     /// All of them, by name.
@@ -305,8 +309,28 @@ mod tests {
         registry.retire(&old);
         assert!(registry.insert(new));
         registry.remove(&old);
-        assert_eq!(registry.find("twin").unwrap().id, "2");
+        let found = registry.find("twin", |_| true);
+        assert_eq!(found.iter().map(|live| live.id.as_str()).collect::<Vec<_>>(), ["2"]);
         assert!(registry.of_id("2").is_some() && registry.of_cgroup(1).is_none());
+    }
+
+    #[test]
+    fn nobody_takes_a_name_or_an_id_from_somebody_else() {
+        let of = |owner, name, cgroup| Arc::new(Live { owner, ..Live::for_tests(name, cgroup) });
+        let registry = Registry::default();
+        // The third is named like the first one's id.
+        for live in [of(1000, "ci", 1), of(1001, "ci", 2), of(1001, "1", 3)] {
+            assert!(registry.insert(live));
+        }
+        assert!(!registry.insert(of(1001, "ci", 4)));
+        let found = |name, may_see: fn(&Live) -> bool| -> Vec<String> {
+            registry.find(name, may_see).iter().map(|live| live.id.clone()).collect()
+        };
+        assert_eq!(found("ci", |live| live.owner == 1000), ["1"]);
+        assert_eq!(found("ci", |live| live.owner == 1001), ["2"]);
+        assert_eq!(found("ci", |_root| true), ["1", "2"]);
+        assert_eq!(found("1", |_root| true), ["1"]);
+        assert_eq!(found("1", |live| live.owner == 1001), ["3"]);
     }
 
     #[test]

@@ -227,7 +227,7 @@ struct Registered {
 }
 
 impl Registered {
-    /// `None` if the name is taken.
+    /// `None` if its owner has one of this name.
     fn new(registry: &Arc<Registry>, live: &Arc<Live>) -> Option<Self> {
         let (registry, live) = (Arc::clone(registry), Arc::clone(live));
         registry.insert(Arc::clone(&live)).then(|| Self { registry, live })
@@ -261,7 +261,7 @@ impl Sandbox {
         let live = Arc::new(live);
         let Some(registered) = Registered::new(&supervisor.registry, &live) else {
             supervisor.reserve.give_back(empty);
-            let message = format!("a sandbox named {} is running already", live.name);
+            let message = format!("a sandbox named {} of the same user is running already", live.name);
             return Err(Refusal::new("name", message, "choose another --name, or leave it out"));
         };
         let limited = supervisor.cgroups.apply_limits(&empty.cgroup, &limits);
