@@ -20,6 +20,7 @@ pub mod protocol;
 pub mod record;
 pub mod registry;
 pub mod reserve;
+pub mod scans;
 pub mod server;
 pub mod supervisor;
 pub mod task;

@@ -28,6 +28,7 @@ use crate::profiles::Shelf;
 use crate::record::Recorder;
 use crate::registry::Registry;
 use crate::reserve::Reserve;
+use crate::scans::Scans;
 use crate::template::Templates;
 
 /// How long the processes of a leftover may take to end.
@@ -48,6 +49,8 @@ pub struct Supervisor {
     pub places: Places,
     /// The sandboxes.
     pub registry: Arc<Registry>,
+    /// Who reads the audit.
+    pub scans: Scans,
     /// What of the audit one sandbox may fill, in bytes.
     pub share: u64,
     /// The audit.
@@ -150,6 +153,7 @@ impl Supervisor {
             skipped: AtomicU64::new(0),
             places,
             registry,
+            scans: Scans::default(),
             share,
             recorder,
             cgroups,
