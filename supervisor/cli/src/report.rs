@@ -8,7 +8,7 @@ use skep_runtime::protocol::Summary;
 use crate::client::ClientError;
 use crate::show::render::{Ink, Screen, lines};
 use crate::show::summary;
-use crate::show::weaker::{by_reason, count};
+use crate::show::weaker::{count, in_short};
 
 /// Writes a line. Standard error may be gone; then nobody reads it.
 fn say(line: &str) {
@@ -24,7 +24,7 @@ pub fn notice(text: &str, json: bool) {
     }
 }
 
-/// The rules that hold less than they say on this host, under the reason they share.
+/// The rules that hold less than they say on this host, under the reason they share, or how many there are of it.
 pub fn weaker(rules: &[(String, String)], json: bool) {
     if json {
         let rules: Vec<_> = rules.iter().map(|(rule, why)| json!({ "rule": rule, "why": why })).collect();
@@ -32,7 +32,7 @@ pub fn weaker(rules: &[(String, String)], json: bool) {
     }
     let head = format!("skep: {} WEAKER on this host, all others hold in full:", count(rules.len()));
     say(&Screen::of_errors().paint(Ink::Careful, &head));
-    say(by_reason(rules).trim_end());
+    say(in_short(rules).trim_end());
 }
 
 /// A piece of the plan, on standard output: it is what was asked for.

@@ -153,6 +153,37 @@ fn as_root_claude_code_holds_what_it_says() {
     }
 }
 
+/// Of every agent's, an editor's and git's files, whichever agent runs: what is there when it starts.
+#[test]
+fn as_root_what_runs_outside_later_is_not_changed() {
+    for profile in ["claude-code", "codex", "workspace"] {
+        let ground = Ground::below("/var/tmp");
+        for directory in
+            [".claude/skills", ".claude/hooks", ".codex", ".cursor", ".vscode", ".husky", ".idea"]
+        {
+            fs::create_dir_all(ground.at(directory)).unwrap();
+        }
+        let files = [".mcp.json", ".envrc", ".claude/settings.json", ".git/config.worktree"];
+        files.iter().for_each(|file| fs::write(ground.at(file), "own").unwrap());
+        let plant = "exec 2> /dev/null; for f in .mcp.json .envrc .claude/settings.json .git/config.worktree .claude/skills/s \
+                     .claude/hooks/h .codex/config.toml .cursor/mcp.json .vscode/settings.json .vscode/launch.json \
+                     .husky/pre-commit .idea/x; do echo planted > $f; echo planted > n; mv n $f; rm -f n; done; \
+                     for d in .claude .codex .cursor .vscode .husky .idea; do mv $d old; mkdir -p $d; done; \
+                     echo planted > .claude/CLAUDE.md; grep -rl planted .; true";
+        assert_eq!(ground.run(profile, plant).trim(), "./.claude/CLAUDE.md", "{profile}");
+    }
+}
+
+/// A worktree's `.git` is a file that names the directory whose configuration counts.
+#[test]
+fn as_root_a_worktree_is_not_led_to_another_configuration() {
+    let ground = Ground::below("/var/tmp");
+    fs::remove_dir_all(ground.at(".git")).unwrap();
+    fs::write(ground.at(".git"), "gitdir: /own\n").unwrap();
+    let plant = "exec 2> /dev/null; echo planted > .git; echo planted > n; mv n .git; rm -f .git n; cat .git";
+    assert_eq!(ground.run("workspace", plant).trim(), "gitdir: /own");
+}
+
 #[test]
 fn as_root_locked_reads_the_workspace_and_changes_nothing() {
     check(

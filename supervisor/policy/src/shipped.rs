@@ -5,9 +5,10 @@ use crate::diagnostics::Source;
 use crate::profile::Profile;
 
 /// Name and text of each shipped profile.
-pub const PROFILES: [(&str, &str); 7] = [
+pub const PROFILES: [(&str, &str); 8] = [
     ("base", include_str!("../../../profiles/base.toml")),
     ("git", include_str!("../../../profiles/git.toml")),
+    ("persistence", include_str!("../../../profiles/persistence.toml")),
     ("workspace", include_str!("../../../profiles/workspace.toml")),
     ("claude-code", include_str!("../../../profiles/claude-code.toml")),
     ("codex", include_str!("../../../profiles/codex.toml")),

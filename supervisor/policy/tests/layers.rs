@@ -449,6 +449,21 @@ fn where_no_line_would_help_there_is_none() {
 }
 
 #[test]
+fn a_file_is_held_by_mounts_also_where_what_would_lie_below_is_excepted() {
+    let body = "[files]\nwrite = [\"${workspace}\"]\n[guards]\n\
+                protect = [{ path = \"${workspace}/.git\", except = [\"${workspace}/.git/**\"], best_effort = true }]\n";
+    let held = |tree: &Sketch| {
+        let binding = bind(&policy(body), &host(), tree, &[]).expect("bound");
+        (binding.weaker().count(), binding.holds.iter().map(|hold| hold.at.clone()).collect::<Vec<_>>())
+    };
+    let at = std::path::PathBuf::from("/home/u/project/.git");
+    let worktree = Sketch::default().with("/home/u/project/.git", Found::File(USER));
+    assert_eq!(held(&worktree), (0, vec![at]));
+    let checkout = Sketch::default().with("/home/u/project/.git/config", Found::File(USER));
+    assert_eq!(held(&checkout), (1, vec![]));
+}
+
+#[test]
 fn with_the_judge_every_guard_is_enforced() {
     let judging = Host { judge: true, bpf_lsm: true, ..host() };
     let policy = policy("[files]\nwrite = [\"${workspace}\"]\n[guards]\nhide = [\"**/.env*\"]\n");

@@ -90,6 +90,65 @@ fn a_process_names_its_threads_and_changes_nothing_else_of_its_entry_in_proc() {
     }
 }
 
+/// Each is executed by git, an editor or an agent that is started outside, where the sandbox has left it.
+const RUN_OUTSIDE: [&str; 24] = [
+    ".envrc",
+    ".git/config",
+    ".git/config.worktree",
+    ".git/commondir",
+    ".git/hooks/pre-commit",
+    ".git/modules/a/b/config",
+    ".git/modules/a/hooks/post-checkout",
+    ".git/worktrees/x/config.worktree",
+    ".git/worktrees/x/commondir",
+    ".vscode/settings.json",
+    ".vscode/launch.json",
+    ".vscode/tasks.json",
+    ".idea/watcherTasks.xml",
+    ".devcontainer/devcontainer.json",
+    ".husky/pre-commit",
+    ".mcp.json",
+    ".claude/settings.json",
+    ".claude/settings.local.json",
+    ".claude/agents/a.md",
+    ".claude/commands/c.md",
+    ".claude/hooks/h.sh",
+    ".claude/skills/s/SKILL.md",
+    ".codex/config.toml",
+    ".cursor/mcp.json",
+];
+
+#[test]
+fn nothing_that_runs_outside_later_is_written_whichever_agent_runs() {
+    for name in ["claude-code", "codex", "workspace"] {
+        let policy = load(text(name), &host());
+        let decided = |op, path: &str| policy.judge(op, path).decision;
+        for (directory, file) in
+            ["", "sub/", "a/b/"].iter().flat_map(|at| RUN_OUTSIDE.iter().map(move |file| (at, file)))
+        {
+            let path = format!("/home/u/project/{directory}{file}");
+            for op in [FileOp::Write, FileOp::Create, FileOp::Remove] {
+                assert_ne!(decided(op, &path), Decision::Allow, "{name}: {op:?} {path}");
+            }
+            assert_eq!(decided(FileOp::Read, &path), Decision::Allow, "{name}: read {path}");
+        }
+        // A worktree's `.git` is a file that says whose configuration counts.
+        assert_ne!(decided(FileOp::Write, "/home/u/project/.git"), Decision::Allow, "{name}");
+        for work in [
+            ".git/index",
+            ".git/modules/a/HEAD",
+            ".github/workflows/ci.yml",
+            ".claude/CLAUDE.md",
+            "sub/.claude/worktrees/x/src/main.rs",
+            "node_modules/x/.vscode/settings.json",
+            "AGENTS.md",
+            "vscode/settings.json",
+        ] {
+            assert_eq!(decided(FileOp::Write, &format!("/home/u/project/{work}")), Decision::Allow, "{work}");
+        }
+    }
+}
+
 #[test]
 fn every_shipped_profile_starts_on_a_host_without_lsm_and_controllers() {
     for (name, _) in PROFILES {

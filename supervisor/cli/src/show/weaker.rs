@@ -18,20 +18,36 @@ pub fn grouped(binding: &Binding) -> String {
 /// Rules, each with why it is weaker, under the reasons they share.
 #[must_use]
 pub fn by_reason(rules: &[(String, String)]) -> String {
-    let mut groups: Vec<(String, String)> = Vec::new();
+    written(rules, usize::MAX)
+}
+
+/// The same where nobody has asked for it: of a reason that many rules share only their number is told.
+#[must_use]
+pub fn in_short(rules: &[(String, String)]) -> String {
+    written(rules, FEW)
+}
+
+/// Rules of one reason that are always named.
+const FEW: usize = 2;
+
+fn written(rules: &[(String, String)], named: usize) -> String {
+    let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
     for (rule, why) in rules {
         // Where an object is not there yet, the reason begins with its path; the rest of it is shared.
         let why = match why.find(MISSING) {
             Some(at) => format!("what it names{}", &why[at..]),
             None => why.clone(),
         };
-        let line = format!("      {}\n", foreign(rule));
         match groups.iter_mut().find(|(known, _)| *known == why) {
-            Some((_, rules)) => *rules += &line,
-            None => groups.push((why, line)),
+            Some((_, rules)) => rules.push(rule),
+            None => groups.push((why, vec![rule])),
         }
     }
-    groups.iter().map(|(why, rules)| format!("  {}\n{rules}", foreign(why))).collect()
+    let lines = |rules: &[&str]| match rules.len() > named {
+        true => format!("      {} rules: `skep profile check` names them\n", rules.len()),
+        false => rules.iter().map(|rule| format!("      {}\n", foreign(rule))).collect(),
+    };
+    groups.iter().map(|(why, rules)| format!("  {}\n{}", foreign(why), lines(rules))).collect()
 }
 
 /// How many rules there are, with the verb.
@@ -102,5 +118,16 @@ mod tests {
                         what remains: nothing\n      p:3 k \"d\"\n      p:3 k \"e\"\n";
         assert_eq!(grouped(&binding), expected);
         assert_eq!(weaker_json(&binding).len(), 5);
+    }
+
+    #[test]
+    fn a_start_counts_what_many_rules_share() {
+        let rule = |name: &str, why: &str| (format!("p:3 k \"{name}\""), why.to_owned());
+        let rules = ["a", "b", "c"].map(|name| rule(name, "no judge"));
+        let all = [&rules[..], &[rule("d", "no cgroup")]].concat();
+        let expected =
+            "  no judge\n      3 rules: `skep profile check` names them\n  no cgroup\n      p:3 k \"d\"\n";
+        assert_eq!(in_short(&all), expected);
+        assert_eq!(in_short(&rules[..2]), by_reason(&rules[..2]));
     }
 }

@@ -10,14 +10,14 @@ use super::reach::Reach;
 use super::{Binder, Hold, Holding, Layer, Outcome};
 use crate::policy::{Guard, Policy};
 use crate::profile::Guarding;
-use crate::tree::{Walk, walk};
+use crate::tree::{Found, Tree, Walk, walk};
 
 pub(super) fn bind(binder: &mut Binder<'_>) {
     let policy = binder.policy;
     for guard in &policy.guards {
         let outcome = if binder.host.judge {
             Outcome::Enforced(vec![Layer::Judge])
-        } else if let Some(path) = guard.literal() {
+        } else if let Some(path) = guard.literal().or_else(|| guard.file(binder.tree)) {
             literal(binder, guard, &path)
         } else {
             wildcard(binder, guard)
@@ -30,6 +30,13 @@ impl Guard {
     /// The object it guards, when it is one. `dir/**` is taken as `dir`, which mounts can hold and is stricter.
     fn literal(&self) -> Option<PathBuf> {
         self.except.is_empty().then(|| self.pattern.literal().or_else(|| self.pattern.literal_below()))?
+    }
+
+    /// The object it guards, when that is a file: exceptions for what lies below open nothing then.
+    fn file(&self, tree: &dyn Tree) -> Option<PathBuf> {
+        let path = self.pattern.literal()?;
+        let only_below = self.except.iter().all(|except| except.literal_below().as_ref() == Some(&path));
+        (only_below && matches!(walk(tree, &path).found, Found::File(_))).then_some(path)
     }
 
     fn reach(&self) -> Reach {
