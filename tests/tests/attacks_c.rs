@@ -191,3 +191,20 @@ fn processes_that_are_counted_may_be_many() -> Outcome {
         .layers(&["RLIMIT_NPROC in an own user namespace"])
         .run()
 }
+
+#[test]
+fn what_is_counted_per_user_is_counted_per_sandbox() -> Outcome {
+    // Outside it is a user without anything else: what root has too few of, other tests would miss.
+    let starving = "rm -f held tried; \"$@\" & p=$!; n=0; until test -e held || test $n -gt 200; \
+                    do sleep 0.1; n=$((n+1)); done; ./attack watcher 0 65531; touch tried; wait $p";
+    Attack::new(
+        83,
+        "all inotify instances a user may have",
+        "ulimit -n $(ulimit -Hn); $ATTACK watchers 0",
+        Says("STARVED"),
+    )
+    .control(Control::Like("ulimit -n $(ulimit -Hn); $ATTACK watchers 65531"))
+    .wrap(starving)
+    .layers(&["a user of its own owns the user namespace"])
+    .run()
+}

@@ -58,6 +58,8 @@ fn main() {
         ["keys", name] => memory::keys(name),
         ["kill", processes @ ..] => process::kill(processes),
         ["daemon"] => process::daemon(),
+        ["watchers", user] => process::hold_watchers(user),
+        ["watcher", users @ ..] => process::make_watcher(users),
         ["families"] => sockets::families(),
         ["vsock"] => sockets::vsock(),
         ["raw"] => sockets::raw(),

@@ -1,6 +1,9 @@
 //! Signals to everybody, and processes that want to stay.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::sys::signal::{SigHandler, Signal, kill as send, signal};
 use nix::unistd::{Pid, setsid};
@@ -32,7 +35,7 @@ pub(crate) fn daemon() {
         let ignored = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT]
             .map(|number| unsafe { signal(number, SigHandler::SigIgn) });
         let _ = (setsid(), ignored);
-        std::thread::sleep(std::time::Duration::from_secs(3600));
+        sleep(Duration::from_secs(3600));
         return;
     }
     let Ok(own) = std::env::current_exe() else { return };
@@ -40,4 +43,40 @@ pub(crate) fn daemon() {
     again.arg("daemon").env("ATTACK_DAEMON", "1");
     again.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     report("daemon", again.spawn());
+}
+
+/// Makes all inotify instances that a user may have, says so by a file `held`, and keeps them until `tried` is there.
+pub(crate) fn hold_watchers(user: &str) {
+    become_user(user);
+    let mut held = 0;
+    // Bounded by descriptors in any case.
+    while call(libc::SYS_inotify_init1, &[0]).is_ok() {
+        held += 1;
+    }
+    become_user("0");
+    println!("holds {held}");
+    report("say so", std::fs::write("held", ""));
+    for _ in 0..600 {
+        if Path::new("tried").exists() {
+            return;
+        }
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// Who cannot have one inotify instance?
+pub(crate) fn make_watcher(users: &[&str]) {
+    for user in users {
+        become_user(user);
+        if let Err(error) = call(libc::SYS_inotify_init1, &[0]) {
+            println!("STARVED {user}: {error}");
+        }
+        become_user("0");
+    }
+}
+
+/// Inside, where nobody has a choice of users, it stays who it is.
+fn become_user(user: &str) {
+    let id = user.parse().unwrap_or(0);
+    let _stays = call(libc::SYS_setresuid, &[usize::MAX, id, usize::MAX]);
 }
