@@ -33,7 +33,7 @@ const TURN: Duration = Duration::from_millis(4);
 const MOST_BYTES: u64 = 16 << 20;
 
 /// How long the records of a sandbox that ends are handled, others' turns left aside, before they are counted only.
-/// A flood of ordinary records, as many as there is room for, takes a quarter of that.
+/// A flood of ordinary records, as many as there is room for, takes a twentieth of that.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the reader sleeps when nothing happens, before it looks for requests again.
