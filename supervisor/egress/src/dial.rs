@@ -2,10 +2,11 @@
 //!
 //! The name is resolved with the host's own settings at the moment of dialling, and nothing is dialled but an
 //! address that was just resolved and is of the public Internet: an allowed name that leads into the host's
-//! own network (DNS rebinding) leads nowhere.
+//! own network (DNS rebinding) leads nowhere. Neither does one that leads to a public address of this host itself,
+//! where services listen that a firewall keeps from the Internet.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -49,6 +50,9 @@ pub enum DialError {
     /// It resolves, but not to the public Internet.
     #[error("the name leads only to addresses that are not public")]
     NotPublic,
+    /// It resolves, but to this host.
+    #[error("{0} is an address of this host")]
+    ThisHost(IpAddr),
     /// None of its addresses took the connection.
     #[error("connect({0}) failed: {1}")]
     Connect(SocketAddr, #[source] io::Error),
@@ -81,12 +85,12 @@ impl Dialer {
     /// Connects to a port of a name.
     ///
     /// # Errors
-    /// When it does not resolve, resolves to nothing public, or takes no connection.
+    /// When it does not resolve, resolves to nothing public or to this host, or takes no connection.
     pub async fn dial(&self, name: &HostName, port: u16) -> Result<TcpStream, DialError> {
         let found = timeout(PATIENCE, self.resolve(name)).await;
         let addresses = order(found.map_err(|_elapsed| DialError::ResolverTimeout)??)?;
-        let targets = addresses.into_iter().map(|address| SocketAddr::new(address, port)).collect();
-        race(targets).await
+        let targets = addresses.into_iter().map(|address| SocketAddr::new(address, port));
+        race(elsewhere(targets)?).await
     }
 
     async fn resolve(&self, name: &HostName) -> Result<Vec<IpAddr>, DialError> {
@@ -126,6 +130,40 @@ fn order(found: Vec<IpAddr>) -> Result<Vec<IpAddr>, DialError> {
     }
     ordered.truncate(TRIED);
     if ordered.is_empty() { Err(DialError::NotPublic) } else { Ok(ordered) }
+}
+
+/// The targets that are not this host. One of which the kernel does not tell is not dialled either.
+fn elsewhere(targets: impl Iterator<Item = SocketAddr>) -> Result<Vec<SocketAddr>, DialError> {
+    let mut refused = DialError::NotPublic;
+    let mut kept = Vec::new();
+    for target in targets {
+        match is_this_host(target) {
+            Ok(false) => kept.push(target),
+            Ok(true) => refused = DialError::ThisHost(target.ip()),
+            Err(error) => refused = DialError::Connect(target, error),
+        }
+    }
+    if kept.is_empty() { Err(refused) } else { Ok(kept) }
+}
+
+/// Would a connection to the target end on this host? Datagram sockets are asked, whose `connect` sends nothing.
+///
+/// IPv4 connects from an address of the host only, also where a socket may be bound to any (`ip_nonlocal_bind`). The
+/// address it would choose by itself says less: a second one of the same network is spoken to from the first.
+/// IPv6 connects from any address it could be bound to, but for an address it has it chooses that one.
+fn is_this_host(target: SocketAddr) -> io::Result<bool> {
+    if target.is_ipv6() {
+        let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?;
+        socket.connect(target)?;
+        return Ok(socket.local_addr()?.ip() == target.ip());
+    }
+    let connected = UdpSocket::bind((target.ip(), 0)).and_then(|socket| socket.connect(target));
+    match connected.map_err(|error| (error.raw_os_error(), error)) {
+        Ok(()) => Ok(true),
+        // The one from `bind`, the others from `connect`, on kernels of different age.
+        Err((Some(libc::EADDRNOTAVAIL | libc::EINVAL | libc::ENETUNREACH), _)) => Ok(false),
+        Err((_, error)) => Err(error),
+    }
 }
 
 /// The first of the targets that takes a connection; another is tried when one fails or is slow.
@@ -172,6 +210,17 @@ mod tests {
         let rebound = addresses(&["127.0.0.1", "10.0.0.1"]);
         assert!(matches!(order(rebound), Err(DialError::NotPublic)));
         assert!(matches!(order(Vec::new()), Err(DialError::NoSuchName)));
+    }
+
+    #[test]
+    fn an_address_of_this_host_is_not_dialled() {
+        // Loopback addresses are this host's own as any other is.
+        for own in ["127.0.0.1", "::1"] {
+            let own: IpAddr = own.parse().unwrap();
+            let refused = elsewhere([SocketAddr::new(own, 443)].into_iter());
+            assert!(matches!(refused, Err(DialError::ThisHost(address)) if address == own), "{refused:?}");
+        }
+        assert!(matches!(elsewhere(std::iter::empty()), Err(DialError::NotPublic)));
     }
 
     #[tokio::test]

@@ -19,7 +19,9 @@ use skep_policy::gateway::{GatewayEvent, GatewayRequest, Subject};
 use world::{Place, World, accept, is_reset, is_untouched, question, rules};
 
 const HOSTS: &str = "93.184.216.34 api.example\n127.0.0.1 rebind.example\n169.254.169.254 meta.example\n\
-                     ::ffff:127.0.0.1 mapped.example\n10.99.0.1 lan.example\n";
+                     ::ffff:127.0.0.1 mapped.example\n10.99.0.1 lan.example\n\
+                     93.184.217.1 first.example\n93.184.217.2 second.example\n2600:9000::1 sixth.example\n\
+                     2606:2800:220:1::1 api6.example\n";
 
 /// A world with one sandbox on port 443 whose rules allow `name:443`.
 fn allowing(name: &str) -> World {
@@ -35,7 +37,7 @@ fn on_443(address: std::net::IpAddr) -> SocketAddr {
 #[test]
 fn root_only_bytes_reach_the_real_host_and_back_over_both_families() {
     let world = allowing("api.example");
-    let server = world.host.listen("0.0.0.0:443");
+    let server = world.internet.listen("0.0.0.0:443");
     for kind in [RecordType::A, RecordType::AAAA] {
         let mut client = world.agent.connect(on_443(world.address("API.example.", kind))).unwrap();
         client.write_all(b"question").unwrap();
@@ -60,7 +62,7 @@ fn root_only_bytes_reach_the_real_host_and_back_over_both_families() {
 #[test]
 fn root_only_nothing_is_dialled_before_the_record_is_written() {
     let world = allowing("api.example");
-    let server = world.host.listen("0.0.0.0:443");
+    let server = world.internet.listen("0.0.0.0:443");
     let mut client = world.agent.connect(on_443(world.address("api.example.", RecordType::A))).unwrap();
     client.write_all(b"early").unwrap();
     let (number, decision, _) = world.judged();
@@ -99,7 +101,7 @@ fn root_only_an_address_is_given_away_only_when_its_name_is_written_down() {
 fn root_only_a_port_no_rule_names_is_reset_and_never_dialled() {
     let world = World::new(HOSTS);
     world.serve(443, rules(&[("api.example", Some(80), Allow)]));
-    let server = world.host.listen("0.0.0.0:443");
+    let server = world.internet.listen("0.0.0.0:443");
     let mut client = world.agent.connect(on_443(world.address("api.example.", RecordType::A))).unwrap();
     let (decision, _reason) = world.record();
     assert_eq!(decision, Deny);
@@ -144,7 +146,7 @@ fn root_only_other_record_types_of_an_allowed_name_are_empty() {
 #[test]
 fn root_only_an_address_without_a_name_is_reset_and_reported() {
     let world = allowing("api.example");
-    let server = world.host.listen("0.0.0.0:443");
+    let server = world.internet.listen("0.0.0.0:443");
     for literal in ["93.184.216.34:443", "169.254.169.254:443", "198.18.77.1:443", "[fd00:ec2::254]:443"] {
         let mut client = world.agent.connect(literal.parse().unwrap()).unwrap();
         match world.event() {
@@ -165,23 +167,40 @@ fn root_only_an_address_without_a_name_is_reset_and_reported() {
 fn root_only_an_allowed_name_that_leads_into_the_host_leads_nowhere() {
     let world = World::new(HOSTS);
     world.serve(443, rules(&[("*", Some(443), Allow)]));
-    let server = world.host.listen("0.0.0.0:443");
-    for name in ["rebind.example.", "meta.example.", "mapped.example.", "lan.example."] {
+    let server = world.host.listen("[::]:443");
+    for (name, why) in [
+        ("rebind.example.", "not public"),
+        ("meta.example.", "not public"),
+        ("mapped.example.", "not public"),
+        ("lan.example.", "not public"),
+        // A host speaks to its second address of a network from the first.
+        ("first.example.", "93.184.217.1 is an address of this host"),
+        ("second.example.", "93.184.217.2 is an address of this host"),
+        ("sixth.example.", "2600:9000::1 is an address of this host"),
+    ] {
         let mut client = world.agent.connect(on_443(world.address(name, RecordType::A))).unwrap();
         assert_eq!(world.record().0, Allow);
         let (sent, received, error) = world.closed();
         let error = error.unwrap();
-        assert!(error.contains("not public"), "{name}: {error}");
+        assert!(error.contains(why), "{name}: {error}");
         assert_eq!((sent, received), (0, 0));
         assert!(is_reset(&mut client), "{name}");
     }
     assert!(is_untouched(&server));
-    // The control: a public name reaches the same server.
-    let _client = world.agent.connect(on_443(world.address("api.example.", RecordType::A))).unwrap();
-    world.record();
-    accept(&server);
+    // The control: who dials these addresses on the host reaches the server, and a public name its own.
+    for own in ["10.99.0.1:443", "93.184.217.1:443", "93.184.217.2:443", "[2600:9000::1]:443"] {
+        let _client = world.host.connect(own.parse().unwrap()).unwrap();
+        accept(&server);
+    }
+    for public in ["api.example.", "api6.example."] {
+        let server = world.internet.listen("[::]:443");
+        let client = world.agent.connect(on_443(world.address(public, RecordType::A))).unwrap();
+        assert_eq!(world.record().0, Allow, "{public}");
+        drop((accept(&server), client));
+        world.closed();
+    }
     comply(
-        r#"{"case":98,"title":"allowed names that resolve to private, loopback and metadata addresses","status":"stopped","control":"a public address of the same server","layers":["gateway"]}"#,
+        r#"{"case":98,"title":"allowed names that resolve to private, loopback and metadata addresses, and to the host's own public ones","status":"stopped","control":"the same addresses dialled on the host, and a public one","layers":["gateway"]}"#,
     );
 }
 
@@ -209,7 +228,7 @@ fn root_only_a_server_that_refuses_and_a_resolver_that_is_down_are_said_in_the_r
 #[test]
 fn root_only_a_reset_of_the_server_reaches_the_client() {
     let world = allowing("api.example");
-    let server = world.host.listen("0.0.0.0:443");
+    let server = world.internet.listen("0.0.0.0:443");
     let mut client = world.agent.connect(on_443(world.address("api.example.", RecordType::A))).unwrap();
     world.record();
     let mut upstream = accept(&server);
@@ -230,7 +249,7 @@ fn root_only_a_reset_of_the_server_reaches_the_client() {
 #[test]
 fn root_only_much_data_passes_a_slow_reader_unchanged() {
     let world = allowing("api.example");
-    let server = world.host.listen("0.0.0.0:443");
+    let server = world.internet.listen("0.0.0.0:443");
     let mut client = world.agent.connect(on_443(world.address("api.example.", RecordType::A))).unwrap();
     world.record();
     let mut upstream = accept(&server);
@@ -260,7 +279,7 @@ fn root_only_much_data_passes_a_slow_reader_unchanged() {
 #[test]
 fn root_only_dismissing_a_sandbox_cuts_its_connections_and_closes_its_listeners() {
     let world = allowing("api.example");
-    let server = world.host.listen("0.0.0.0:443");
+    let server = world.internet.listen("0.0.0.0:443");
     let address = on_443(world.address("api.example.", RecordType::A));
     let mut client = world.agent.connect(address).unwrap();
     world.record();
@@ -333,7 +352,7 @@ fn root_only_what_waits_in_a_dismissed_sandboxs_queue_is_judged_and_recorded() {
 #[test]
 fn root_only_an_answer_nobody_reads_does_not_hold_up_the_end() {
     let world = allowing("api.example");
-    let server = world.host.listen("0.0.0.0:443");
+    let server = world.internet.listen("0.0.0.0:443");
     let mut client = world.agent.connect(on_443(world.address("api.example.", RecordType::A))).unwrap();
     world.record();
     let mut upstream = accept(&server);
@@ -350,7 +369,7 @@ fn root_only_an_answer_nobody_reads_does_not_hold_up_the_end() {
 #[test]
 fn root_only_a_server_that_never_reads_holds_up_its_own_sandbox_only_and_not_for_long() {
     let world = allowing("api.example");
-    let server = world.host.listen("0.0.0.0:443");
+    let server = world.internet.listen("0.0.0.0:443");
     let mut client = world.agent.connect(on_443(world.address("api.example.", RecordType::A))).unwrap();
     world.record();
     let _upstream = accept(&server);
@@ -375,7 +394,7 @@ fn root_only_a_server_that_never_reads_holds_up_its_own_sandbox_only_and_not_for
 #[test]
 fn root_only_with_the_gateway_dead_nothing_passes() {
     let mut world = allowing("api.example");
-    let server = world.host.listen("0.0.0.0:443");
+    let server = world.internet.listen("0.0.0.0:443");
     let mut client = world.agent.connect(on_443(world.address("api.example.", RecordType::A))).unwrap();
     world.record();
     let mut upstream = accept(&server);
@@ -521,7 +540,7 @@ fn root_only_names_are_resolved_when_dialled_and_not_before() {
     let resolver = world.host.run(|| std::net::UdpSocket::bind("127.0.0.1:53").unwrap());
     std::thread::spawn(move || resolve(&resolver, &asked));
     world.serve(443, rules(&[("*", Some(443), Allow)]));
-    let server = world.host.listen("0.0.0.0:443");
+    let server = world.internet.listen("0.0.0.0:443");
     for (name, public) in [("inside.example.", false), ("outside.example.", true)] {
         let mut client = world.agent.connect(on_443(world.address(name, RecordType::AAAA))).unwrap();
         let (number, decision, _) = world.judged();

@@ -22,7 +22,7 @@ const BULK: Duration = Duration::from_secs(2);
 fn root_only_connect_and_bulk_beside_direct() {
     let world = World::new("93.184.216.34 api.example\n2606:2800:220:1::1 api.example\n");
     serve(&world.host.listen("127.0.0.1:8443"));
-    serve(&world.host.listen("[::]:443"));
+    serve(&world.internet.listen("[::]:443"));
     serve(&world.agent.listen("127.0.0.1:8443"));
     let upstreams = vec![("fixed.example".to_owned(), "127.0.0.1:8443".parse().unwrap())];
     world.serve_with(443, rules(&[("*", Some(443), Allow)]), upstreams);

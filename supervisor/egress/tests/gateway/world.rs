@@ -1,5 +1,5 @@
-//! A world for the real gateway: a namespace that plays the host, where every address is local and so every
-//! "public" server is ours; one that plays the sandbox; and ourselves as skepd.
+//! A world for the real gateway: a namespace that plays the host, with public addresses of its own; one that plays the
+//! Internet, so that every "public" server is ours; one that plays the sandbox; and ourselves as skepd.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 use skep_kernel::seqpacket::ChannelError;
-use skep_kernel::spawn::{Helper, helper};
+use skep_kernel::spawn::{Helper, Spawner};
 use skep_kernel::{memfd, netns};
 use skep_policy::decision::Decision;
 use skep_policy::egress::{Rule, Rules};
@@ -30,6 +30,9 @@ use skep_policy::launch::Network;
 
 /// How long anything may take before a test fails; nothing waits for it to pass.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Addresses of the host: a private one, two of one public network, and one of IPv6.
+const OWN: [&str; 4] = ["10.99.0.1/24", "93.184.217.1/24", "93.184.217.2/24", "2600:9000::1/64 nodad"];
 
 /// Ids nobody has.
 pub(crate) const IDS: (u32, u32) = (64_871, 64_872);
@@ -40,18 +43,51 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(crate) struct Place(mpsc::Sender<Job>);
 
 impl Place {
-    /// A place with a network namespace where `lo` is up and every address is local.
-    pub(crate) fn new(own: &str) -> Self {
+    /// A place with a network namespace where nothing is up.
+    fn empty() -> Self {
         let (jobs, inbox) = mpsc::channel::<Job>();
         thread::spawn(move || inbox.into_iter().for_each(|job| job()));
         let place = Self(jobs);
-        let v4 = own.parse().unwrap();
+        place.run(|| unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap());
+        place
+    }
+
+    /// A place with a network namespace where `lo` is up and every address is local.
+    pub(crate) fn new(own: &str) -> Self {
+        let (place, v4) = (Self::empty(), own.parse().unwrap());
         place.run(move || {
-            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
             let v6 = "fd00:5ce9::2".parse().unwrap();
             netns::configure(&Network { v4, v6, gateway_port: 1 }).unwrap();
         });
         place
+    }
+
+    /// A host with the addresses [`OWN`], and the Internet at the other end of its cable.
+    fn host_and_internet() -> (Self, Self) {
+        let (host, internet) = (Self::empty(), Self::empty());
+        let thread = internet.run(gettid);
+        let own: String = OWN.iter().map(|own| format!("address add {own} dev here\n")).collect();
+        host.ip(format!(
+            "link set lo up\nlink add here type veth peer name there netns {thread}\n{own}link set here up\n"
+        ));
+        internet.ip(
+            "link set lo up\naddress add 10.99.0.254/24 dev there\naddress add 2600:9000::254/64 dev there nodad\n\
+             address add 93.184.216.34/32 dev lo\naddress add 2606:2800:220:1::1/128 dev lo nodad\n\
+             link set there up\n"
+                .to_owned(),
+        );
+        host.ip("route add default via 10.99.0.254\nroute add default via 2600:9000::254\n".to_owned());
+        (host, internet)
+    }
+
+    /// Runs a batch of `ip`, with none of our descriptors: a socket it held a moment longer than we do would keep a port
+    /// that another test binds again.
+    fn ip(&self, batch: String) {
+        self.run(move || {
+            let script = format!("ip -batch - <<end\n{batch}end\n");
+            let shell = Spawner::start().unwrap().helper(Path::new("/bin/sh"), &["-ec", &script], None);
+            assert!(shell.unwrap().child.wait().unwrap().success(), "{batch}");
+        });
     }
 
     /// Runs `job` there and returns its result.
@@ -86,6 +122,7 @@ impl Place {
 
 pub(crate) struct World {
     pub(crate) host: Place,
+    pub(crate) internet: Place,
     pub(crate) agent: Place,
     pub(crate) gateway: Helper,
     /// Events that came while something else was waited for.
@@ -96,17 +133,18 @@ impl World {
     /// A host whose hosts file is `hosts` and whose resolver is whoever listens at its 127.0.0.1:53, an empty
     /// sandbox, and a gateway that is ready.
     pub(crate) fn new(hosts: &str) -> Self {
-        let host = Place::new("10.99.0.1");
+        let (host, internet) = Place::host_and_internet();
         host.lay_over("/etc/hosts", hosts.to_owned());
         host.lay_over("/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n".to_owned());
         let gateway = host.run(|| {
             let ids = [IDS.0.to_string(), IDS.1.to_string()];
-            helper(Path::new(env!("CARGO_BIN_EXE_skep-egress")), &[&ids[0], &ids[1]], Stdio::inherit())
-                .unwrap()
+            let program = Path::new(env!("CARGO_BIN_EXE_skep-egress"));
+            // Its thread is started here, and so in the same namespaces.
+            Spawner::start().unwrap().helper(program, &[&ids[0], &ids[1]], None).unwrap()
         });
         setsockopt(&gateway.channel, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(20, 0)).unwrap();
         let heard = RefCell::default();
-        let world = Self { host, agent: Place::new("10.113.0.2"), gateway, heard };
+        let world = Self { host, internet, agent: Place::new("10.113.0.2"), gateway, heard };
         assert_eq!(world.event(), GatewayEvent::Ready);
         world
     }
