@@ -48,14 +48,14 @@ pub(crate) fn is_repeated(cgroup: u64, directory: u64, name: u64, kind: u64) -> 
     let look = Look { cgroup, directory, name: mix(&words, kind) };
     // SAFETY: no precondition.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    if let Some(last) = LOOKS.get_ptr(&look)
+    if let Some(last) = LOOKS.get_ptr(look)
         // SAFETY: a value of a map, alive while the program runs.
         && now.wrapping_sub(unsafe { last.read_volatile() }) < SECOND
     {
         return true;
     }
     // Where there is no room, it is recorded again.
-    let _forgotten = LOOKS.insert(&look, &now, 0);
+    let _forgotten = LOOKS.insert(look, now, 0);
     false
 }
 
