@@ -212,7 +212,7 @@ fn refused(live: &Live, absence: &mut Absence, call: &Call) -> Option<Body> {
         object: Text::from(path.as_path()),
         errno: Some(format!("{:?}", nix::errno::Errno::from_raw(call.errno))),
         rule: rule.map(Text::from),
-        reason: Text::from(reason(verdict.decision, verdict.reason)),
+        reason: Text::from(verdict.reason),
         allow_with: allow_with.map(Text::from),
         count: 1,
     })
@@ -328,13 +328,6 @@ fn place(named: &Named) -> Option<PathBuf> {
         }
     }
     Some(plain)
-}
-
-fn reason(decision: Decision, reason: String) -> String {
-    match decision {
-        Decision::Ask => format!("no approver; {reason}"),
-        Decision::Allow | Decision::Deny => reason,
-    }
 }
 
 /// Was it allowed by a place every sandbox has for itself (`/tmp`, `/dev/null`)? What happens there concerns
@@ -574,6 +567,16 @@ mod tests {
         }
         assert_eq!(denied("symlink", 0, own, guarded), None, "the target is only text");
         assert_eq!(denied("symlink", 0, guarded, own).as_deref(), Some(guarded));
+    }
+
+    #[test]
+    fn what_nobody_can_be_asked_about_is_denied_with_that_and_the_rules_reason_once() {
+        let profile = "schema = 1\nname = \"p\"\n[files]\nwrite = [\"${workspace}\"]\n[guards]\n\
+                       ask_write = [{ path = \"**/.git/config\", reason = \"it names programs\" }]\n";
+        let live = Live::with_profile("a", 1, profile);
+        let call = Call { errno: libc::EROFS, ..call("open", 1, "/home/u/project/.git/config", "") };
+        let Some(Body::Denied(denied)) = refused(&live, &mut Absence::default(), &call) else { panic!() };
+        assert_eq!(denied.reason.shown(), "no approver: it names programs");
     }
 
     #[test]
