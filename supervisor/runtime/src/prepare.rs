@@ -18,7 +18,7 @@ use skep_kernel::view;
 use skep_policy::compose::Effective;
 use skep_policy::decision::Decision;
 use skep_policy::launch::{self, Command, Ids, Plan, Terminal};
-use skep_policy::layers::{self, Binding};
+use skep_policy::layers::{self, Binding, Layer};
 use skep_policy::plan::{self, Context};
 use skep_policy::policy::{Bindings, FileOp, Policy};
 use skep_policy::profile::{Guard, Identity};
@@ -278,12 +278,14 @@ fn finish(
     })
 }
 
-/// Each rule with the layers that hold it.
+/// Each rule with the layers that hold it, which may be none. An example was true when the profile was loaded: it holds
+/// nothing that an agent does.
 pub(crate) fn enforced(binding: &Binding) -> Vec<(String, Vec<String>)> {
     let layers = |bound: &layers::Bound| {
         bound.layers.iter().map(|layer| format!("{layer:?}").to_lowercase()).collect()
     };
-    binding.rules.iter().map(|bound| (bound.rule.to_string(), layers(bound))).collect()
+    let rules = binding.rules.iter().filter(|bound| bound.layers != [Layer::Load]);
+    rules.map(|bound| (bound.rule.to_string(), layers(bound))).collect()
 }
 
 /// Each rule that is weaker here, and why.
@@ -475,6 +477,8 @@ fn environment(entries: &[Vec<u8>]) -> BTreeMap<Vec<u8>, Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use skep_policy::rule::RuleRef;
+
     use super::*;
 
     #[test]
@@ -483,6 +487,20 @@ mod tests {
         assert_eq!(shown_command(&argv(&["echo", "a b", "\n"])), "echo a b \\n");
         let long = shown_command(&argv(&["echo", &"x".repeat(9_000)]));
         assert!(long.len() < SHOWN + 8 && long.ends_with("x …"), "{long}");
+    }
+
+    #[test]
+    fn an_example_is_no_rule_that_is_enforced() {
+        let bound = |text: &str, layers: &[Layer]| {
+            let rule =
+                RuleRef { profile: "p".into(), line: 3, column: 1, key: "k".into(), text: text.into() };
+            layers::Bound { rule, layers: layers.to_vec(), weaker: None }
+        };
+        let rules = vec![bound("a", &[Layer::Mount]), bound("b", &[Layer::Load]), bound("c", &[])];
+        let layers = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let expected =
+            [("p:3 k \"a\"".to_owned(), layers(&["mount"])), ("p:3 k \"c\"".to_owned(), layers(&[]))];
+        assert_eq!(enforced(&Binding { rules, ..Binding::default() }), expected);
     }
 
     #[test]

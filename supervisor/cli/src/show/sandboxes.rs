@@ -90,21 +90,33 @@ pub fn weaker(screen: &Screen, rules: &[(String, String)]) -> String {
     screen.paint(Ink::Careful, &head) + "\n" + &by_reason(rules)
 }
 
-fn enforced(screen: &Screen, rules: &[(String, Vec<String>)]) -> String {
-    let row = |(rule, layers): &(String, Vec<String>)| vec![foreign(&layers.join("+")), foreign(rule)];
-    let rows: Vec<_> = rules.iter().map(row).collect();
-    if rows.is_empty() { String::new() } else { table(screen, &["ENFORCED BY", "RULE"], &rows) }
+/// The rules that something holds, and after them those that nothing does.
+fn enforced(screen: &Screen, rules: &[Layered]) -> String {
+    let (held, others) = held(rules);
+    let titled = |heads: &[&str], rows: Vec<Vec<String>>| {
+        if rows.is_empty() { String::new() } else { table(screen, heads, &rows) }
+    };
+    let row = |(rule, layers): &&Layered| vec![foreign(&layers.join("+")), foreign(rule)];
+    let held = held.iter().map(row).collect();
+    let others = others.iter().map(|(rule, _)| vec![foreign(rule)]).collect();
+    titled(&["ENFORCED BY", "RULE"], held) + &titled(&["ENFORCED BY NOTHING HERE"], others)
+}
+
+/// One rule with its layers.
+type Layered = (String, Vec<String>);
+
+fn held(rules: &[Layered]) -> (Vec<&Layered>, Vec<&Layered>) {
+    rules.iter().partition(|(_, layers)| !layers.is_empty())
 }
 
 /// One sandbox as a JSON object on one line.
 #[must_use]
 pub fn json(sandbox: &Sandbox) -> String {
     let text = |text: &str| Text::from(text);
-    let enforced: Vec<Value> = sandbox
-        .enforced
-        .iter()
-        .map(|(rule, layers)| json!({ "rule": text(rule), "layers": layers }))
-        .collect();
+    let (held, others) = held(&sandbox.enforced);
+    let enforced: Vec<Value> =
+        held.iter().map(|(rule, layers)| json!({ "rule": text(rule), "layers": layers })).collect();
+    let unenforced: Vec<Value> = others.iter().map(|(rule, _)| json!({ "rule": text(rule) })).collect();
     let weaker: Vec<Value> =
         sandbox.weaker.iter().map(|(rule, why)| json!({ "rule": text(rule), "reason": text(why) })).collect();
     json!({
@@ -119,6 +131,7 @@ pub fn json(sandbox: &Sandbox) -> String {
         "pid": sandbox.pid,
         "counters": sandbox.counters,
         "enforced": enforced,
+        "unenforced": unenforced,
         "weaker": weaker,
     })
     .to_string()
@@ -142,7 +155,10 @@ mod tests {
             age_seconds: 75,
             pid: Some(42),
             counters: Counters { denied: 3, lost: 1, ..Counters::default() },
-            enforced: vec![("write ${workspace}".into(), vec!["mounts".into(), "landlock".into()])],
+            enforced: vec![
+                ("hide **/.env*".into(), Vec::new()),
+                ("write ${workspace}".into(), vec!["mounts".into(), "landlock".into()]),
+            ],
             weaker: vec![("hide **/.env*".into(), "no bpf LSM\u{202e}".into())],
         }
     }
@@ -163,7 +179,8 @@ mod tests {
             text.contains("1 rule is WEAKER here than written:\n  no bpf LSM\\u{202e}\n      hide **/.env*"),
             "{text}"
         );
-        assert!(text.contains("mounts+landlock  write ${workspace}"), "{text}");
+        let tables = "ENFORCED BY      RULE\nmounts+landlock  write ${workspace}\nENFORCED BY NOTHING HERE\nhide **/.env*\n";
+        assert!(text.ends_with(tables), "{text}");
         assert!(text.contains("1 record was lost"), "{text}");
         assert!(text.lines().all(|line| line.chars().all(skep_policy::escape::is_plain)), "{text:?}");
     }
@@ -174,5 +191,8 @@ mod tests {
         assert!(text.chars().all(skep_policy::escape::is_plain), "{text}");
         let value: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&value["name"], &value["counters"]["denied"]), (&json!("bee"), &json!(3)));
+        let expected = json!([{ "rule": "write ${workspace}", "layers": ["mounts", "landlock"] }]);
+        assert_eq!(value["enforced"], expected);
+        assert_eq!(value["unenforced"], json!([{ "rule": "hide **/.env*" }]));
     }
 }
