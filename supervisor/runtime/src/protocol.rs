@@ -196,7 +196,7 @@ pub struct Sandbox {
     pub pid: Option<u32>,
     /// What happened so far.
     pub counters: Counters,
-    /// Each rule with the layers that enforce it here.
+    /// Each rule with the layers that enforce it here, which may be none.
     pub enforced: Vec<(String, Vec<String>)>,
     /// Rules that are weaker than written, each with why.
     pub weaker: Vec<(String, String)>,
@@ -213,6 +213,8 @@ pub struct Summary {
     pub counters: Counters,
     /// The most telling denials, those by a rule first.
     pub denials: Vec<Denial>,
+    /// How many different ones there are, as far as they are remembered.
+    pub denials_in_all: u64,
     /// Where the audit is.
     #[serde(with = "skep_policy::path")]
     pub audit: PathBuf,

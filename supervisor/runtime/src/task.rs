@@ -517,6 +517,7 @@ impl Sandbox {
             cause: self.cause,
             counters: progress.counters,
             denials: progress.most_telling(DENIALS_SHOWN),
+            denials_in_all: progress.denials.iter().count() as u64,
             audit: self.supervisor.places.audit(),
         }
     }

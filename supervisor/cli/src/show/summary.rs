@@ -54,13 +54,17 @@ pub(super) fn refused(screen: &Screen, counters: &Counters) -> String {
     if parts.is_empty() { "0 denied".to_owned() } else { parts.join(", ") }
 }
 
-/// As many of the denials as the line has room for.
+/// As many of the denials as the line has room for, and how many more there are; the next line says where.
 fn examples(screen: &Screen, summary: &Summary, used: usize) -> String {
     let shown: Vec<String> = summary.denials.iter().map(|denial| foreign(&denial.what)).collect();
     if shown.is_empty() {
         return String::new();
     }
-    screen.rest(&format!(" ({})", shown.join("; ")), used)
+    let more = match summary.denials_in_all.saturating_sub(shown.len() as u64) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    screen.rest(&format!(" ({}", shown.join("; ")), used + more.len() + 1) + &more + ")"
 }
 
 /// The same for programs: one JSON object on one line.
@@ -94,6 +98,7 @@ pub fn json(name: &str, summary: &Summary) -> String {
         "cause": cause,
         "counters": summary.counters,
         "denials": denials,
+        "denials_in_all": summary.denials_in_all,
         "audit": Text::from(summary.audit.as_path()),
     })
     .to_string()
@@ -122,6 +127,7 @@ mod tests {
                 ..Counters::default()
             },
             denials: vec![denial("write /w/\x1b[2J"), denial("connect x:443")],
+            denials_in_all: 2,
             audit: "/var/lib/skep/audit".into(),
         }
     }
@@ -170,6 +176,17 @@ mod tests {
         let text = lines(&screen, "bee", &Summary { denials: vec![denial(&"x".repeat(300))], ..summary() });
         assert_eq!(text.lines().count(), 2);
         assert!(text.lines().next().unwrap().chars().count() < 110, "{text}");
+    }
+
+    #[test]
+    fn how_many_denials_are_not_named_is_said_however_narrow_the_screen() {
+        for (width, long) in [(None, 300), (Some(60), 300), (Some(60), 3)] {
+            let denials = vec![denial(&"x".repeat(long)); 5];
+            let summary = Summary { denials, denials_in_all: 12, ..summary() };
+            let text = lines(&Screen { width, colour: false }, "bee", &summary);
+            assert!(text.contains("; and 7 more)\nskep: audit: skep audit bee --denied "), "{text}");
+            assert!(json("bee", &summary).contains("\"denials_in_all\":12"));
+        }
     }
 
     #[test]
