@@ -3,7 +3,7 @@
 //! Nothing is overridden here. Rules are put beside each other and the strictest answer is found where they
 //! are judged, so the order of `use` never decides about security; only `environment.set` takes the last.
 
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 use crate::diagnostics::{Diagnostic, Diagnostics, Source};
 use crate::profile::{Profile, Rules, Use};
@@ -22,12 +22,12 @@ pub trait Library {
 }
 
 /// A profile with everything it uses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
     /// Name of the profile at the top.
     pub name: String,
-    /// All rules, those of used profiles first.
-    pub rules: Rules,
+    /// All rules, those of used profiles first. Every launch has them, and most of them are never changed.
+    pub rules: Arc<Rules>,
     /// The texts, for errors that are found later: profile name and source.
     pub sources: Vec<(String, Source)>,
 }
@@ -48,22 +48,24 @@ impl Effective {
 /// When a used profile is unknown, wrong, used in a circle or too deep, or all of them together have more than
 /// [`MAX_RULES`] rules.
 pub fn compose(top: &Profile, library: &dyn Library) -> Result<Effective, Diagnostics> {
-    let effective = Effective { name: top.name.clone(), rules: Rules::default(), sources: Vec::new() };
-    let mut composer = Composer { library, effective, errors: Vec::new(), seen: Vec::new() };
+    let (rules, sources) = (Rules::default(), Vec::new());
+    let mut composer = Composer { library, rules, sources, errors: Vec::new(), seen: Vec::new() };
     composer.add(top, &mut vec![top.name.clone()]);
-    let count = composer.effective.rules.count();
+    let count = composer.rules.count();
     if count > MAX_RULES {
         let message =
             format!("with all it uses the profile has {count} rules; at most {MAX_RULES} are taken");
         let help = Some("grant directories instead of what lies in them".to_owned());
         composer.errors.push(top.source.error(0..0, message, help));
     }
-    Diagnostics::unless_any(composer.effective, composer.errors)
+    let Composer { rules, sources, errors, .. } = composer;
+    Diagnostics::unless_any(Effective { name: top.name.clone(), rules: rules.into(), sources }, errors)
 }
 
 struct Composer<'l> {
     library: &'l dyn Library,
-    effective: Effective,
+    rules: Rules,
+    sources: Vec<(String, Source)>,
     errors: Vec<Diagnostic>,
     seen: Vec<String>,
 }
@@ -78,8 +80,8 @@ impl Composer<'_> {
                 self.find(profile, used, chain);
             }
         }
-        self.effective.sources.push((profile.name.clone(), profile.source.clone()));
-        self.effective.rules.extend(profile.rules.clone());
+        self.sources.push((profile.name.clone(), profile.source.clone()));
+        self.rules.extend(profile.rules.clone());
     }
 
     fn forbidden(&self, profile: &Profile, used: &Use, chain: &[String]) -> Option<Diagnostic> {

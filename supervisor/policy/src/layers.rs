@@ -241,7 +241,8 @@ struct Binder<'a> {
 impl Binder<'_> {
     fn add(&mut self, rule: &RuleRef, best_effort: bool, outcome: Outcome) {
         let mut accepted = false;
-        for name in rule.bare_names() {
+        let names = (!self.accepted.is_empty()).then(|| rule.bare_names());
+        for name in names.into_iter().flatten() {
             if let Some(met) = self.accepted.get_mut(&name) {
                 (*met, accepted) = (true, true);
             }

@@ -7,6 +7,7 @@ mod suggest;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -137,7 +138,7 @@ pub struct Verdict {
 }
 
 /// The compiled policy.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Name of the profile.
     pub name: String,
@@ -150,7 +151,7 @@ pub struct Policy {
     /// The rules of the gateway: names and ports. Rules that are not in force are left out, which denies.
     pub egress: egress::Rules,
     /// Everything else the profiles say.
-    pub rules: Rules,
+    pub rules: Arc<Rules>,
     /// Where all of it is written, the profile at the top last.
     written: Vec<suggest::Written>,
 }

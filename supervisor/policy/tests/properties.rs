@@ -4,6 +4,8 @@
     reason = "a helper of tests fails by panicking, with the errors as people read them"
 )]
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use skep_policy::compose::{Effective, compose};
 use skep_policy::decision::Decision;
@@ -55,8 +57,9 @@ fn policy(grants: &[(String, String)], guards: &[(String, String)]) -> Policy {
         for (kind, path) in list {
             text = format!("schema = 1\nname = \"p\"\n[{table}]\n{kind} = [\"{path}\"]\n");
             let one = effective(&text).rules;
-            whole.rules.grants.extend(one.grants);
-            whole.rules.guards.extend(one.guards);
+            let rules = Arc::make_mut(&mut whole.rules);
+            rules.grants.extend(one.grants.iter().cloned());
+            rules.guards.extend(one.guards.iter().cloned());
         }
     }
     Policy::compile(&whole, &Bindings::for_tests(), &Imagined).unwrap_or_else(|errors| panic!("{errors}"))

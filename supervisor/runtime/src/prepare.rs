@@ -337,7 +337,7 @@ fn guarding_itself<'e>(
     if let Some((_, source)) = effective.sources.last_mut() {
         path.clone_into(&mut source.file);
     }
-    effective.rules.guards.push(Guard::of_profile(path));
+    Arc::make_mut(&mut effective.rules).guards.push(Guard::of_profile(path));
     Ok(Cow::Owned(effective))
 }
 

@@ -2,8 +2,9 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::suggest::Written;
+use super::suggest::written;
 use super::{Bindings, Grant, Guard, Policy, Verdict, places};
 use crate::compose::Effective;
 use crate::diagnostics::{Diagnostic, Diagnostics};
@@ -52,8 +53,8 @@ fn bind(effective: &Effective, bindings: &Bindings, tree: &dyn Tree) -> Policy {
     let guards = effective.rules.guards.iter().filter_map(|guard| bind_guard(guard, bindings)).collect();
     let (name, bindings) = (effective.name.clone(), bindings.clone());
     let egress = egress_rules(&effective.rules.egress);
-    let written = effective.sources.iter().map(|(name, source)| Written::of(name, source)).collect();
-    Policy { name, bindings, grants, guards, egress, rules: effective.rules.clone(), written }
+    let written = written(&effective.sources);
+    Policy { name, bindings, grants, guards, egress, rules: Arc::clone(&effective.rules), written }
 }
 
 fn bind_grant(grant: &profile::Grant, bindings: &Bindings) -> Option<Grant> {

@@ -10,24 +10,33 @@ use crate::escape::escape;
 use crate::rule::RuleRef;
 
 /// A profile as far as it takes to say where a line goes.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Written {
     profile: String,
     /// `None` for a shipped profile, which nobody changes in its place.
     file: Option<String>,
-    /// The headers of its tables, `[files]` and `[[egress]]`: below one, keys are written without its name.
+    /// The headers of its tables, `[files]` and `[[egress]]`: below one, keys are written without its name. Only of the
+    /// profile at the top, into which lines go.
     headers: Vec<String>,
 }
 
+/// Of each profile, in their order.
+pub(super) fn written(sources: &[(String, Source)]) -> Vec<Written> {
+    let mut written: Vec<_> = sources.iter().map(|(name, source)| Written::of(name, source)).collect();
+    if let (Some(top), Some((_, source))) = (written.last_mut(), sources.last()) {
+        let headers = source.text.lines().filter_map(|line| line.split('#').next()).map(str::trim);
+        top.headers = headers.filter(|line| line.starts_with('[')).map(str::to_owned).collect();
+    }
+    written
+}
+
 impl Written {
-    pub(super) fn of(profile: &str, source: &Source) -> Self {
+    fn of(profile: &str, source: &Source) -> Self {
         let file = match source.origin {
             Origin::File => Some(escape(source.file.as_bytes()).into_owned()),
             Origin::Shipped => None,
         };
-        let headers = source.text.lines().filter_map(|line| line.split('#').next()).map(str::trim);
-        let headers = headers.filter(|line| line.starts_with('[')).map(str::to_owned).collect();
-        Self { profile: profile.to_owned(), file, headers }
+        Self { profile: profile.to_owned(), file, headers: Vec::new() }
     }
 }
 
