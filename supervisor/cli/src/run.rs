@@ -117,8 +117,7 @@ fn profile(name: String) -> Result<Profile, ClientError> {
 }
 
 fn ask(places: &Places, request: &Run, pipes: Option<&Pipes>) -> Result<Client, ClientError> {
-    let bytes = postcard::to_stdvec(request).map_err(|_unencodable| ClientError::Protocol)?;
-    let body = memfd::sealed("skep-run", &bytes)
+    let body = memfd::encode("skep-run", request)
         .map_err(|error| refuse("memory", error.to_string(), "free some memory"))?;
     let mut descriptors = vec![body.as_fd()];
     descriptors.extend(pipes.iter().flat_map(|pipes| pipes.agent.iter().map(AsFd::as_fd)));
