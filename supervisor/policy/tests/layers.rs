@@ -408,7 +408,7 @@ fn the_item_of_a_guard_gets_one_more_exception_and_keeps_the_rest() {
     assert_eq!(place, "in p, instead of the item in line 6");
     assert_eq!(
         opened,
-        "{ path = \"/srv/ro/**\", except = [\"/srv/ro/a\", \"/srv/ro/secret\"], reason = \"keys\", best_effort = true }"
+        "{ path = \"/srv/ro/**\", except = [\"/srv/ro/a\", \"/srv/ro/secret\"], reason = \"keys\", best_effort = true },"
     );
     assert_eq!(judged(&guards(&opened), secret).decision, Decision::Allow);
     assert_eq!(judged(&guards(&opened), "/srv/ro/other".as_ref()).decision, Decision::Deny);
@@ -421,12 +421,53 @@ fn what_is_shipped_is_changed_in_a_profile_or_copy_of_ones_own() {
     let policy = Policy::compile(&effective, &Bindings::for_tests(), &tree()).expect("good");
     let (_, place) = line(policy.allowing(FileOp::Read, "/srv/x".as_ref(), None));
     assert_eq!(place, "in a profile of your own, below use = [\"workspace\"]");
-    let hook = std::path::Path::new("/home/u/project/.git/hooks/pre-commit");
+    let hook = std::path::Path::new("/home/u/project/sub/.git/hooks/pre-commit");
     let denied = policy.judge(FileOp::Write, hook);
     let (item, place) = line(policy.allowing(FileOp::Write, hook, denied.rule.as_ref()));
-    assert!(item.starts_with("{ path = \"${workspace}/.git/hooks\", except = ["), "{item}");
-    let copy = "of your own copy: skep profile show --toml git > /etc/skep/profiles.d/git.toml";
+    assert!(item.starts_with("{ path = \"**/.git/hooks/**\", except = ["), "{item}");
+    let copy = "of your own copy: skep profile show --toml git > git.toml, and when changed: \
+                sudo install -D -m 644 git.toml /etc/skep/profiles.d/git.toml";
     assert!(place.starts_with("instead of the item in line ") && place.ends_with(copy), "{place}");
+}
+
+#[test]
+fn the_item_of_a_guard_is_pasted_as_it_is_printed() {
+    let guards = |item: &str| {
+        format!(
+            "[files]\nwrite = [\"${{workspace}}\"]\n[guards]\nprotect = [\n    {item}\n    \"/srv/ro\",\n]\n"
+        )
+    };
+    let written = guards("{ path = \"**/.git/hooks/**\", best_effort = true },");
+    let hook = std::path::Path::new("/home/u/project/.git/hooks/pre-commit");
+    let denied = policy(&written).judge(FileOp::Write, hook);
+    let printed = policy(&written).allowing(FileOp::Write, hook, denied.rule.as_ref()).expect("a line");
+    let pasted = policy(&guards(&printed));
+    assert_eq!(pasted.judge(FileOp::Write, hook).decision, Decision::Allow);
+    let other = std::path::Path::new("/home/u/project/.git/hooks/post-commit");
+    assert_eq!(pasted.judge(FileOp::Write, other).decision, Decision::Deny);
+    // Where one name stands for many there is no exception for it alone.
+    let every = std::path::Path::new("/home/u/project/.git/hooks/*");
+    assert_eq!(policy(&written).allowing(FileOp::Write, every, denied.rule.as_ref()), None);
+}
+
+#[test]
+fn nothing_is_excepted_from_what_mounts_hold_for_they_would_hold_nothing_then() {
+    for path in ["${workspace}/.git/hooks", "${workspace}/.git/hooks/**"] {
+        let policy = |item: &str| {
+            let body = format!("[files]\nwrite = [\"${{workspace}}\"]\n[guards]\nprotect = [{item}]\n");
+            policy(&body)
+        };
+        let holds = |policy: &Policy| bind(policy, &host(), &tree(), &[]).expect("bound").holds.len();
+        let written = policy(&format!("\"{path}\""));
+        let hook = std::path::Path::new("/home/u/project/.git/hooks/pre-commit");
+        let rule = written.judge(FileOp::Write, hook).rule;
+        assert_eq!(written.allowing(FileOp::Write, hook, rule.as_ref()), None, "{path}");
+        let excepting = policy(&format!(
+            "{{ path = \"{path}\", except = [\"{}\"], best_effort = true }}",
+            hook.display()
+        ));
+        assert_eq!((holds(&written), holds(&excepting)), (1, 0), "{path}");
+    }
 }
 
 #[test]

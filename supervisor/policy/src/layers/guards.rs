@@ -34,9 +34,19 @@ impl Guard {
 
     /// The object it guards, when that is a file: exceptions for what lies below open nothing then.
     fn file(&self, tree: &dyn Tree) -> Option<PathBuf> {
+        self.all_but_below().filter(|path| matches!(walk(tree, path).found, Found::File(_)))
+    }
+
+    /// The object it guards, when only what would lie below is excepted.
+    fn all_but_below(&self) -> Option<PathBuf> {
         let path = self.pattern.literal()?;
         let only_below = self.except.iter().all(|except| except.literal_below().as_ref() == Some(&path));
-        (only_below && matches!(walk(tree, &path).found, Found::File(_))).then_some(path)
+        only_below.then_some(path)
+    }
+
+    /// Whether there are hosts on which mounts hold it.
+    pub(crate) fn may_be_held(&self) -> bool {
+        self.literal().or_else(|| self.all_but_below()).is_some()
     }
 
     fn reach(&self) -> Reach {

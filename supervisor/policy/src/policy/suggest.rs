@@ -7,6 +7,7 @@ use crate::decision::Decision;
 use crate::diagnostics::{Origin, Source};
 use crate::egress;
 use crate::escape::escape;
+use crate::pattern::check_literal;
 use crate::rule::RuleRef;
 
 /// A profile as far as it takes to say where a line goes.
@@ -42,8 +43,8 @@ impl Written {
 
 impl Policy {
     /// The line for an operation on a file. For a guard it is the guard's own item with one more exception, for
-    /// nothing else opens it. `None` where no line of a profile does: for the places every sandbox has, and for
-    /// what is changed outside only.
+    /// nothing else opens it. `None` where no line of a profile does, or would open more: for the places every sandbox
+    /// has, for what is changed outside only, and for part of what mounts guard.
     #[must_use]
     pub fn allowing(&self, op: FileOp, path: &Path, rule: Option<&RuleRef>) -> Option<String> {
         // TOML holds Unicode only; other names are granted through their directory.
@@ -54,7 +55,10 @@ impl Policy {
         if let Some(guard) =
             rule.and_then(|rule| self.guards.iter().find(|guard| guard.written.rule == *rule))
         {
-            return Some(self.excepting(guard, shown));
+            // Mounts hold a whole object and no exceptions: with one, a host without the path judge would guard nothing of
+            // it any more. And what has a `*` in its name would open all that it matches.
+            let opens_it_alone = !guard.may_be_held() && check_literal(shown).is_ok();
+            return opens_it_alone.then(|| self.excepting(guard, shown));
         }
         // A name is made and removed in its directory.
         let granted = match op {
@@ -116,7 +120,8 @@ impl Policy {
         }
     }
 
-    /// The item of a guard with one more exception, and which item it replaces.
+    /// The item of a guard with one more exception, and which item it replaces. It ends with the comma that the others
+    /// of its list need.
     fn excepting(&self, guard: &Guard, path: &str) -> String {
         let written = &guard.written;
         let except = written.except.iter().map(String::as_str).chain([path]).map(quoted);
@@ -135,12 +140,14 @@ impl Policy {
         let source = self.written.iter().find(|source| source.profile == *profile);
         let place = match source.and_then(|source| source.file.as_deref()) {
             Some(file) => format!("in {file}, instead of the item in line {line}"),
+            // Not straight into the directory: the shell would empty a file there before skep reads it.
             None => format!(
                 "instead of the item in line {line} of your own copy: skep profile show --toml {profile} > \
+                 {profile}.toml, and when changed: sudo install -D -m 644 {profile}.toml \
                  /etc/skep/profiles.d/{profile}.toml"
             ),
         };
-        format!("{item} }}  # {place}")
+        format!("{item} }},  # {place}")
     }
 }
 
