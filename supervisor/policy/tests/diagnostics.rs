@@ -2,7 +2,7 @@
 
 use skep_policy::compose::{Library, MAX_RULES, compose};
 use skep_policy::diagnostics::{MAX_SOURCE, Source};
-use skep_policy::policy::{Bindings, Policy};
+use skep_policy::policy::{Bindings, FileOp, Policy};
 use skep_policy::profile::Profile;
 use skep_policy::shipped::Shipped;
 use skep_policy::tree::Imagined;
@@ -99,13 +99,33 @@ fn a_key_given_twice_is_an_error() {
 
 #[test]
 fn schema_and_name_are_required() {
-    let shown = errors("");
+    let shown = errors("# nothing yet");
     assert!(
         shown.contains("the key `schema` is missing") && shown.contains("the key `name` is missing"),
         "{shown}"
     );
     assert!(errors("schema = 2\nname = \"p\"").contains("this skep reads schema 1 only"));
     assert!(errors("schema = 1\nname = \"../x\"").contains("accepted: 1 to 64 of a-z, 0-9 and -"));
+}
+
+#[test]
+fn an_empty_profile_says_so() {
+    let shown = errors("\n");
+    assert!(shown.contains("p.toml:1:1: error: the profile is empty\n"), "{shown}");
+    assert!(shown.contains("help: remove the file, or fill it: it begins with `schema = 1`"), "{shown}");
+}
+
+#[test]
+fn two_suggestions_for_one_list_are_told_to_become_one() {
+    let printed = |path: &str| {
+        let profile = Profile::parse(&Source::new("p.toml", "schema = 1\nname = \"p\"")).expect("good");
+        let effective = compose(&profile, &Shipped).expect("good");
+        let policy = Policy::compile(&effective, &Bindings::for_tests(), &Imagined).expect("good");
+        policy.allowing(FileOp::Read, path.as_ref(), None).expect("a line")
+    };
+    let shown = body(&format!("{}\n{}", printed("/srv/a"), printed("/srv/b")));
+    assert!(shown.contains("p.toml:4:7: error: duplicate key\n"), "{shown}");
+    assert!(shown.contains("help: write it once: a list takes the items of both"), "{shown}");
 }
 
 #[test]

@@ -39,10 +39,16 @@ pub(super) fn profile(source: &Source) -> Result<Profile, Diagnostics> {
     if source.text.len() > MAX_SOURCE {
         return Err(Diagnostics::one(too_large(&source.file, source.text.len())));
     }
+    if source.text.trim().is_empty() {
+        let help = format!("remove the file, or fill it: it begins with `schema = {SCHEMA}`");
+        return Err(Diagnostics::one(source.error(0..0, "the profile is empty".to_owned(), Some(help))));
+    }
     let (document, syntax) = DeTable::parse_recoverable(&source.text);
     let mut reader = Reader { source, profile: source.file.clone(), errors: Vec::new() };
     for error in syntax {
-        reader.error(error.span().unwrap_or(0..0), error.message().to_owned());
+        let twice = error.message() == "duplicate key";
+        let help = twice.then(|| "write it once: a list takes the items of both".to_owned());
+        reader.error_with_help(error.span().unwrap_or(0..0), error.message().to_owned(), help);
     }
     let mut top = Section::new("", TOP, 0..0, document.into_inner());
     schema(&mut reader, &mut top);
