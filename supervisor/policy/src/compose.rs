@@ -102,7 +102,10 @@ impl Composer<'_> {
             return;
         };
         match Profile::parse(&source) {
-            Ok(other) if other.name == used.name => {
+            Ok(mut other) if other.name == used.name => {
+                // They are promises of that file about itself, judged where it is the one at the top. What uses it may
+                // grant more, for that is what it is for.
+                other.rules.examples.clear();
                 chain.push(used.name.clone());
                 self.add(&other, chain);
                 chain.pop();

@@ -1,6 +1,7 @@
 //! What people read when a profile is wrong.
 
 use skep_policy::compose::{Library, MAX_RULES, compose};
+use skep_policy::decision::Decision;
 use skep_policy::diagnostics::{MAX_SOURCE, Source};
 use skep_policy::policy::{Bindings, FileOp, Policy};
 use skep_policy::profile::Profile;
@@ -141,6 +142,39 @@ fn examples_that_come_out_differently_are_errors() {
     let expected = "p.toml:6:6: error: the example expects allow but the profile says deny: p:4 files.read \"/srv\" \
                     (granted for reading only)\n 6 | do = \"write /srv/x\"\n   |      ^";
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn the_examples_of_a_used_profile_are_promises_of_that_profile_alone() {
+    struct One(&'static str);
+    impl Library for One {
+        fn find(&self, name: &str) -> Option<Source> {
+            (name == "mixin").then(|| Source::new("mixin.toml", self.0))
+        }
+    }
+    let mixin =
+        "schema = 1\nname = \"mixin\"\n[[example]]\ndo = \"connect example.com:443\"\nexpect = \"deny\"\n";
+    let wrong =
+        "schema = 1\nname = \"mixin\"\n[[example]]\ndo = \"connect example.com:443\"\nexpect = \"allow\"\n";
+    let compiled = |text: &str, library: One| {
+        let profile = Profile::parse(&Source::new("p.toml", text)).expect("well formed");
+        let effective = compose(&profile, &library).expect("composed");
+        Policy::compile_checked(&effective, &Bindings::for_tests(), &Imagined)
+    };
+    let using = "schema = 1\nname = \"p\"\nuse = [\"mixin\"]\n";
+    let printed =
+        compiled(using, One(mixin)).expect("good").allowing_connect("example.com", 443).expect("a line");
+    let policy = compiled(&format!("{using}{printed}\n"), One(mixin)).expect("what skep prints is taken");
+    assert_eq!(policy.judge_connect("example.com", 443).decision, Decision::Allow);
+    assert!(compiled(wrong, One(mixin)).is_err(), "its own are judged where it is at the top");
+    let own = format!("{using}[[example]]\ndo = \"connect example.com:443\"\nexpect = \"allow\"\n");
+    assert!(compiled(&own, One(mixin)).is_err(), "and so are those of what uses it, with all that is used");
+}
+
+#[test]
+fn the_line_for_a_connection_is_taken_below_a_shipped_profile() {
+    let using = "schema = 1\nname = \"p\"\nuse = [\"workspace\"]\n";
+    assert_eq!(errors(&format!("{using}egress = [{{ to = [\"example.com:443\"] }}]\n")), "");
 }
 
 #[test]

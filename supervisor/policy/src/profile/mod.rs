@@ -84,7 +84,7 @@ pub struct Rules {
     pub pass: Vec<Setting<String>>,
     /// `environment.set`, in the order in which later ones win.
     pub set: Vec<Setting<(String, String)>>,
-    /// `[[example]]`.
+    /// `[[example]]`: what the profile promises of itself with all it uses, not of profiles that use it.
     pub examples: Vec<Example>,
 }
 
