@@ -71,7 +71,7 @@ pub struct Run {
     /// A name for the sandbox
     #[arg(long, value_name = "NAME", value_parser = sandbox_name)]
     pub name: Option<String>,
-    /// Print the end of the run as one JSON object on standard error
+    /// Say what skep says on standard error as JSON, one object a line: weaker, started, ended; or refused
     #[arg(long)]
     pub json: bool,
     /// Print the launch plan as JSON and start nothing
@@ -226,7 +226,7 @@ pub struct Explain {
     #[expect(missing_docs, reason = "documented at its type, and clap would show a text from here")]
     pub profile: ProfileName,
     /// What to judge, as in a profile's examples: read PATH, write PATH, exec PATH, connect NAME:PORT
-    #[arg(value_name = "WHAT", num_args = 1..=8)]
+    #[arg(value_name = "WHAT", required = true, num_args = 1..=8)]
     pub what: Vec<OsString>,
 }
 
@@ -340,5 +340,7 @@ mod tests {
             panic!("not explain")
         };
         assert_eq!(explain.what, ["write", "/etc/passwd"]);
+        let missing = parse("skep profile explain base").unwrap_err().to_string();
+        assert!(missing.contains("<WHAT>...") && !missing.contains("[WHAT]"), "{missing}");
     }
 }
