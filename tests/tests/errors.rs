@@ -332,7 +332,9 @@ fn a_rule_this_host_cannot_enforce_is_named_with_why_and_what_to_do() -> Outcome
     ensure!(written.code() == 0 && written.stdout.contains("right, "), "{written:?}");
     let accepted = run().option("--accept-weaker", "guards.protect \"**/.secret\"").finish()?;
     ensure!(accepted.code() == 0 && accepted.finished.stderr.contains("WEAKER"), "{accepted:?}");
-    Ok(())
+    let rule = "guards.protect \"**/.secret\"";
+    let mut slipped = run().option("--accept-weaker", rule).option("--accept-weaker", "nonsense").command();
+    refused(&mut slipped, &["--accept-weaker nonsense: no rule has this name", rule])
 }
 
 /// What is told of them is larger than a message.

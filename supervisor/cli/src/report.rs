@@ -15,15 +15,6 @@ fn say(line: &str) {
     let _nobody_reads = writeln!(stderr(), "{line}");
 }
 
-/// Something the caller should know before the agent starts.
-pub fn notice(text: &str, json: bool) {
-    if json {
-        say(&json!({ "v": 1, "event": "notice", "text": text }).to_string());
-    } else {
-        say(&format!("skep: {}", lines(text)));
-    }
-}
-
 /// The rules that hold less than they say on this host, under the reason they share, or how many there are of it.
 pub fn weaker(rules: &[(String, String)], json: bool) {
     if json {

@@ -141,7 +141,6 @@ fn follow(
             continue;
         }
         match client.receive()? {
-            (Reply::Notice(text), _) => report::notice(&text, json),
             (Reply::Weaker(rules), _) => report::weaker(&rules, json),
             (Reply::Plan(text), _) => report::plan(&text),
             (Reply::Done, _) => return Ok(0),

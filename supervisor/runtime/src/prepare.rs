@@ -40,8 +40,6 @@ pub struct Prepared {
     pub live: Live,
     /// The launch as data.
     pub plan: Plan,
-    /// What the caller should read before it starts.
-    pub notices: Vec<String>,
     /// Names with fixed addresses, in test builds.
     pub upstreams: Vec<(String, SocketAddr)>,
     /// Limits of the cgroup.
@@ -167,6 +165,7 @@ fn look(
             let advice = "skep doctor shows what this host enforces; --accept-weaker RULE goes on without";
             Refusal::new("rule-not-enforceable", refusal.to_string(), advice)
         })?;
+    check_accepted(&binding)?;
     let has_own = caller.is_root() || policy.identity() == Some(Identity::Own);
     let agent = if has_own { ids.agent } else { caller.ids };
     let directory = working_directory(&tree, &request.directory, &workspace);
@@ -255,7 +254,6 @@ fn finish(
         weaker,
     };
     Ok(Prepared {
-        notices: notices(&binding),
         limits: host::limits(&binding.cgroup),
         upstreams: request.upstreams.clone(),
         plan,
@@ -305,13 +303,16 @@ fn shown_command(argv: &[Vec<u8>]) -> String {
     format!("{}{cut}", skep_policy::escape::escape(begun))
 }
 
-/// What the caller reads before the agent starts.
-fn notices(binding: &Binding) -> Vec<String> {
-    let nothing = |name: &String| {
-        let name = name.escape_debug();
-        format!("--accept-weaker {name}: no rule has this name; `skep profile show` lists them: KEY \"WHAT\"")
+/// A name that is no rule's is a slip, and the rule it was meant for may be another one.
+fn check_accepted(binding: &Binding) -> Result<(), Refusal> {
+    let Some(name) = binding.accepted_nothing.first() else { return Ok(()) };
+    let weaker: Vec<_> = binding.weaker().map(|(rule, _)| format!("\n  {}", rule.name())).collect();
+    let here = match weaker.len() {
+        0 => "none is weaker here".to_owned(),
+        _ => format!("these are weaker here:{}", weaker.concat()),
     };
-    binding.accepted_nothing.iter().map(nothing).collect()
+    let message = format!("--accept-weaker {}: no rule has this name; {here}", name.escape_debug());
+    Err(Refusal::new("no-such-rule", message, "name one of these, or leave it out"))
 }
 
 /// The profile; where it is a file of the caller's, with a guard on that file, or the agent would decide what its

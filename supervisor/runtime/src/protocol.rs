@@ -132,8 +132,6 @@ pub enum Reply {
     },
     /// The request was refused, or failed.
     Refused(Refusal),
-    /// Something the caller should read before the agent starts.
-    Notice(String),
     /// The rules that are weaker on this host than written, each with why and what remains of it.
     Weaker(Vec<(String, String)>),
     /// The plan of [`Run::plan_only`], as JSON, in pieces.

@@ -133,10 +133,7 @@ async fn begin(
 /// Tells the client what it should know before the agent starts.
 fn warn(client: &Client, prepared: &Prepared) -> Result<(), ChannelError> {
     let weaker = prepared.weaker();
-    if !weaker.is_empty() {
-        client.send(&Reply::Weaker(weaker))?;
-    }
-    prepared.notices.iter().try_for_each(|notice| client.send(&Reply::Notice(notice.clone())))
+    if weaker.is_empty() { Ok(()) } else { client.send(&Reply::Weaker(weaker)) }
 }
 
 /// Follows a sandbox to its end and tells its client.

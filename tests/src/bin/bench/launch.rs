@@ -100,7 +100,7 @@ impl Ours {
         let client = Client::ask(&self.places, &Request::Run, &descriptors)?;
         loop {
             match client.receive()?.0 {
-                Reply::Notice(_) | Reply::Weaker(_) | Reply::Started { .. } => {}
+                Reply::Weaker(_) | Reply::Started { .. } => {}
                 Reply::Ended(summary) if summary.ending == Ending::Code(0) => return Ok(()),
                 other => bail!("{other:?}"),
             }
