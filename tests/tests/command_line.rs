@@ -1,7 +1,8 @@
 //! `skep` as a person meets it: streams, exit codes, identity, and the errors.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -208,6 +209,25 @@ fn a_command_that_is_not_there_is_127_and_one_that_cannot_run_126() -> Outcome {
     fs::write(skep.ground().workspace().join("plain"), "text")?;
     let plain = process::run(&mut skep.run(["./plain"]).command(), PATIENCE)?;
     refused(&plain, 126, &["plain"])
+}
+
+#[test]
+fn a_program_that_does_not_start_is_told_by_its_cause() -> Outcome {
+    let skep = Skep::new()?;
+    let program = |path: &Path, text: &[u8]| {
+        fs::write(path, text)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+    };
+    let workspace = skep.ground().workspace();
+    program(&workspace.join("text"), b"echo text\n")?;
+    program(&workspace.join("script"), b"#!/usr/bin/no-such-interpreter -x\n")?;
+    let outside = skep.ground().beside("outside");
+    program(&outside, &fs::read("/bin/true")?)?;
+    let run = |command: &str| process::run(&mut skep.run([command]).command(), PATIENCE);
+    refused(&run("./text")?, 126, &["text: ", "no #! line"])?;
+    refused(&run("./script")?, 127, &["script: ", "not what runs it: /usr/bin/no-such-interpreter\n"])?;
+    let outside = outside.display().to_string();
+    refused(&run(&outside)?, 127, &[&outside, "does not grant it", "read and exec"])
 }
 
 #[test]

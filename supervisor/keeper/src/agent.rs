@@ -17,8 +17,11 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sched::CloneFlags;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chdir, pipe2, setsid};
@@ -68,7 +71,7 @@ const ROOT: u32 = 0;
 /// # Errors
 /// When the user namespace or the process is refused. The caller may be left without root's id.
 pub fn start(plan: &Plan, progress: &Channel, streams: &[OwnedFd; 3]) -> Result<(Child, Gate), Failure> {
-    let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)
         .map_err(|errno| SyscallError::from_nix("pipe2", "gate", errno))
         .at(Stage::UserNamespace)?;
     // The effective user of who makes a user namespace owns it.
@@ -169,8 +172,57 @@ fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
         .map_err(|error| Failure::new(Stage::Exec, format!("NUL in an argument: {error}"), Errno::EINVAL))
 }
 
-/// The failure of `execve`, by the path alone.
+/// The failure of `execve`, by what it is about: the program, or what the program needs to run.
 fn named(command: &Command, error: &SyscallError) -> Failure {
-    let object = OsStr::from_bytes(&command.program).to_string_lossy().into_owned();
+    let program = Path::new(OsStr::from_bytes(&command.program));
+    let object = match Errno::from_raw(error.errno) {
+        Errno::ENOENT => missing(program),
+        _ => program.to_string_lossy().into_owned(),
+    };
     Failure { stage: Stage::Exec, object, errno: error.errno }
+}
+
+/// What is not there when a program is said not to be. It is read as the agent, in the sandbox's view.
+fn missing(program: &Path) -> String {
+    let begun =
+        File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(program).and_then(|file| {
+            let mut begun = Vec::new();
+            // As much as the kernel looks at.
+            file.take(256).read_to_end(&mut begun)?;
+            Ok(begun)
+        });
+    match begun {
+        Err(error) if error.kind() == ErrorKind::NotFound => program.to_string_lossy().into_owned(),
+        Ok(begun) => interpreter(&begun).unwrap_or_else(|| "its dynamic loader".to_owned()),
+        Err(_) => "its interpreter".to_owned(),
+    }
+}
+
+/// What the `#!` line of a script names.
+fn interpreter(begun: &[u8]) -> Option<String> {
+    let line = begun.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?.trim_ascii_start();
+    let name = line.split(|byte| matches!(byte, b' ' | b'\t' | b'\0')).next()?;
+    Some(String::from_utf8_lossy(name).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_the_program_or_what_runs_it() {
+        let ground = tempfile::tempdir().unwrap();
+        let script = ground.path().join("script");
+        assert_eq!(missing(&script), script.display().to_string());
+        for (text, named) in [
+            ("#!/no/such -x\n", "/no/such"),
+            ("#! /no/such", "/no/such"),
+            ("#!/no/such\nexit", "/no/such"),
+            ("#!", ""),
+            ("\x7fELF", "its dynamic loader"),
+        ] {
+            std::fs::write(&script, text).unwrap();
+            assert_eq!(missing(&script), named, "{text:?}");
+        }
+    }
 }

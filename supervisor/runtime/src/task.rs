@@ -31,7 +31,6 @@ use tokio::task::JoinHandle;
 use tokio::time::{Sleep, sleep, timeout};
 
 use crate::audit::{self, Body, Record, Text};
-use crate::caller::variable;
 use crate::client::{Client, Sent};
 use crate::gateway::{GatewayError, Service};
 use crate::helper::Helper;
@@ -560,18 +559,32 @@ impl Sandbox {
                 advice,
             );
         }
-        if errno == libc::ENOENT {
-            let path = variable(&self.plan.command.environment, "PATH").unwrap_or_default();
-            let message = format!(
-                "{command}: command not found in the sandbox, whose PATH is {}",
-                String::from_utf8_lossy(path).escape_debug()
-            );
-            let advice = "give its directory read and exec in the profile, or name a profile that does";
-            return Refusal { exit: 127, ..Refusal::new("command-not-found", message, advice) };
-        }
-        let message = format!("{command}: {reason}");
-        let advice = "the file must be executable, and its directory be in the profile's exec";
-        Refusal { exit: 126, ..Refusal::new("not-executable", message, advice) }
+        exec_failure(&command, &object.to_string(), errno, &self.live.profile)
+    }
+}
+
+/// Why the agent's program could not be executed. It was there, and executable, when the caller's files were looked at.
+fn exec_failure(command: &str, object: &str, errno: i32, profile: &str) -> Refusal {
+    let missing =
+        |message, advice| Refusal { exit: 127, ..Refusal::new("command-not-found", message, advice) };
+    let bad = |message, advice| Refusal { exit: 126, ..Refusal::new("not-executable", message, advice) };
+    match errno {
+        libc::ENOENT if object == command => missing(
+            format!("{command}: the profile {profile} does not grant it, so the sandbox does not have it"),
+            "give its directory read and exec in the profile, or name a profile that does",
+        ),
+        libc::ENOENT => missing(
+            format!("{command}: the sandbox has it, but not what runs it: {object}"),
+            "install that, or give its directory read and exec in the profile",
+        ),
+        libc::ENOEXEC => bad(
+            format!("{command}: it is no program of this machine's, and no script: it has no #! line"),
+            "let its first line name what runs it, like #!/bin/sh, or name that before it",
+        ),
+        _ => bad(
+            format!("{command}: {}", std::io::Error::from_raw_os_error(errno)),
+            "the file must be executable, and its directory be in the profile's exec",
+        ),
     }
 }
 
@@ -740,6 +753,19 @@ mod tests {
             let [first, second, _] = pipes();
             let refused = decoded(vec![first, second, other]).unwrap_err();
             assert!(refused.contains("pipes"), "{index}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_executed_is_told_by_its_cause() {
+        for (object, errno, exit, word) in [
+            ("/w/x", libc::ENOENT, 127, "the profile p does not grant it"),
+            ("/no/such", libc::ENOENT, 127, "not what runs it: /no/such"),
+            ("/w/x", libc::ENOEXEC, 126, "no #! line"),
+            ("/w/x", libc::EACCES, 126, "Permission denied"),
+        ] {
+            let refusal = exec_failure("/w/x", object, errno, "p");
+            assert!(refusal.exit == exit && refusal.message.contains(word), "{refusal:?}");
         }
     }
 
