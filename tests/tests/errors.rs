@@ -565,6 +565,39 @@ fn a_question_about_what_is_not_there_is_answered_as_such() -> Outcome {
 }
 
 #[test]
+fn a_socket_or_a_log_that_is_named_and_not_there_is_an_error() -> Outcome {
+    let open = Open::new()?;
+    let ask = |line: &str| open.skep.command(line.split(' '));
+    for line in ["ls", "status", "audit", "status bee", "run true"] {
+        refused(
+            &mut ask(&format!("--socket /nonexistent/s {line}")),
+            &["there is no socket /nonexistent/s"],
+        )?;
+    }
+    for line in ["audit --state /nonexistent", "audit verify --state /nonexistent"] {
+        refused(&mut ask(line), &["/nonexistent", "No such file"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_audit_at_a_named_socket_is_that_skepds() -> Outcome {
+    let (open, other) = (Open::new()?, Skep::new()?);
+    let socket = open.skep.runtime().join("skepd.sock").display().to_string();
+    let asked = |words: &[&str]| {
+        let words = ["--socket", &socket].into_iter().chain(words.iter().copied());
+        process::run(&mut other.command(words), PATIENCE)
+    };
+    let audit = asked(&["audit", "--json"])?;
+    ensure!(audit.code() == 0 && audit.stdout.contains("\"start\""), "{audit:?}");
+    for words in [&["audit", "--state", "/"][..], &["audit", "verify"]] {
+        let both = asked(words)?;
+        ensure!(both.code() == 2 && both.stderr.contains("--state"), "{both:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_new_window_size_reaches_the_agent() -> Outcome {
     hears_its_new_size(&Skep::new()?)
 }

@@ -214,6 +214,15 @@ fn dialled(places: &Places) -> Result<Channel, ClientError> {
     let socket = || places.client_socket.display().to_string();
     dial(&places.client_socket).map_err(|error| match errno(&error) {
         libc::EACCES | libc::EPERM => not_allowed(&socket()),
+        // The usual one may be missing, and then no skepd runs; another one was misspelt.
+        libc::ENOENT if places.has_named_socket() => {
+            let message = format!("there is no socket {}", socket());
+            ClientError::Refused(Refusal::new(
+                "socket",
+                message,
+                "name the one skepd has, or leave --socket out",
+            ))
+        }
         libc::ENOENT | libc::ECONNREFUSED => {
             let advice = format!(
                 "run it with sudo: {} …; or have root keep one running: {}",

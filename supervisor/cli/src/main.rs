@@ -63,17 +63,41 @@ fn told(result: Result<u8, ClientError>, json: bool) -> u8 {
     })
 }
 
-/// Root reads the log itself, which also works when skepd is down; others ask skepd, which shows them theirs.
+/// Root reads the log itself, which also works when skepd is down; others ask skepd, which shows them theirs. So does
+/// root where a socket is named: whose log it is, only that skepd knows.
 fn show_audit(audit: &arguments::Audit, places: &Places) -> u8 {
+    let names_socket = places.has_named_socket();
+    let named = match &audit.command {
+        Some(AuditCommand::Verify(verify)) => verify.state.as_deref(),
+        None => audit.state.as_deref(),
+    };
+    if names_socket && (named.is_some() || audit.command.is_some()) {
+        let which = "--socket asks a skepd for its records, --state reads a directory, and verify does that only: leave one of them out";
+        return print(Err(LocalError::Question(which.to_owned())));
+    }
+    if let Some(Err(error)) = named.map(is_there) {
+        return print(Err(error));
+    }
     if let Some(AuditCommand::Verify(verify)) = &audit.command {
         return print(Ok(local::verify(verify, &places.state)));
     }
     let state = audit.state.as_deref();
-    if state.is_none() && !nix::unistd::geteuid().is_root() {
+    if state.is_none() && (names_socket || !nix::unistd::geteuid().is_root()) {
         return told(ask::audit(places, audit).map(|()| 0), audit.json);
     }
     let shown = local::audit(audit, state.unwrap_or(&places.state), &mut io::stdout().lock());
     print(shown.map(|()| Answer { text: String::new(), exit: 0 }))
+}
+
+/// The usual places may be missing, and then nothing runs and nothing was recorded. One that was named is a slip.
+fn is_there(named: &Path) -> Result<(), LocalError> {
+    match std::fs::metadata(named) {
+        Err(source) if source.kind() == io::ErrorKind::NotFound => {
+            Err(LocalError::File { path: named.to_owned(), source })
+        }
+        // Whatever else is wrong with it is told by who opens it.
+        _ => Ok(()),
+    }
 }
 
 fn examine(doctor: &arguments::Doctor, places: &Places) -> u8 {

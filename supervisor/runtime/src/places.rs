@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// The words of transient daemons are thrown away by the next one when they are longer, in bytes.
 const MOST_WORDS: u64 = 256 << 10;
 
+/// The name of the client socket.
+const SOCKET: &str = "skepd.sock";
+
 /// The directories of one skepd. Two daemons with different places do not know of each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
@@ -41,8 +44,14 @@ impl Places {
     /// These directories, with the socket in its usual place.
     #[must_use]
     pub fn new(state: PathBuf, runtime: PathBuf, configuration: PathBuf) -> Self {
-        let client_socket = runtime.join("skepd.sock");
+        let client_socket = runtime.join(SOCKET);
         Self { state, runtime, configuration, client_socket }
+    }
+
+    /// Whether a client has named another socket than the usual one.
+    #[must_use]
+    pub fn has_named_socket(&self) -> bool {
+        self.client_socket.parent() != Some(&self.runtime) || !self.client_socket.ends_with(SOCKET)
     }
 
     /// The directory of the audit log.

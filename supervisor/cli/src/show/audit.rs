@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use skep_policy::escape::is_plain_text;
-use skep_runtime::audit::{self, Broken, Entry, Filter, LogEvent, ReadError, Report, Text, parse_rfc3339};
+use skep_runtime::audit::{
+    self, Broken, Entry, Filter, LogEvent, Problem, ReadError, Report, Text, parse_rfc3339,
+};
 
 use super::entry;
 use super::render::{Ink, Screen, counted, foreign};
@@ -154,8 +156,12 @@ pub fn verification(screen: &Screen, state: &Path, outcome: &Result<Report, Brok
             let state = Text::from(state).shown();
             let verdict = screen.paint(Ink::Bad, "NOT INTACT");
             let text = foreign(&broken.to_string());
+            let said = format!("{verdict}: the audit log in {state}\n{text}");
+            if matches!(broken.problem, Problem::NoLog) {
+                return said;
+            }
             format!(
-                "{verdict}: the audit log in {state}\n{text}\nEverything before that place is as it was written. \
+                "{said}\nEverything before that place is as it was written. \
                  Keep a copy of {state}/audit and {state}/anchor before anything else writes there."
             )
         }
@@ -269,5 +275,9 @@ mod tests {
         std::fs::write(path, text.replace("\"a\"", "\"x\"")).unwrap();
         assert!(tell(false).contains("line 3, record 3: the record was changed"), "{}", tell(false));
         assert!(tell(true).contains("\"intact\":false"));
+        assert!(tell(false).contains("Keep a copy of "), "{}", tell(false));
+        let nowhere = Path::new("/nonexistent");
+        let told = verification(&screen, nowhere, &audit::verify(nowhere), false);
+        assert!(told.contains("there is no log here") && !told.contains("Keep a copy"), "{told}");
     }
 }
