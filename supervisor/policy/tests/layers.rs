@@ -5,6 +5,8 @@
     reason = "a helper of tests fails by panicking, with the errors as people read them"
 )]
 
+use std::os::unix::ffi::OsStrExt as _;
+
 use skep_policy::compose::{Library, compose};
 use skep_policy::decision::Decision;
 use skep_policy::diagnostics::Source;
@@ -487,6 +489,65 @@ fn where_no_line_would_help_there_is_none() {
     assert!(allowing(FileOp::Read, "/home/u/notes").is_some());
     let denying = "[[egress]]\nto = [\"*:*\"]\ndecision = \"deny\"\n";
     assert_eq!(policy(denying).allowing_connect("example.com", 443), None);
+}
+
+#[test]
+fn no_line_opens_what_others_obey_for_writing() {
+    let line = |op, path: &str| policy("").allowing(op, path.as_ref(), None);
+    for directory in [
+        "/",
+        "/etc",
+        "/etc/cron.d",
+        "/usr",
+        "/usr/local/bin",
+        "/lib64",
+        "/boot",
+        "/opt",
+        "/srv",
+        "/var",
+        "/var/lib",
+        "/home",
+        "/home/u",
+        "/home/other",
+        "/root",
+        "/home/u/.cargo",
+        "/home/u/.cargo/bin",
+        "/home/u/.ssh",
+        "/home/other/.config/x",
+        "/root/.cargo",
+        "/root/.local/share/x",
+        "/run/user/1000",
+    ] {
+        let made = std::path::Path::new(directory).join("made");
+        let made = made.to_str().expect("Unicode");
+        for op in [FileOp::Create, FileOp::Remove] {
+            assert_eq!(line(op, made), None, "{made}");
+        }
+    }
+    for directory in ["/etc", "/usr", "/opt", "/var/lib", "/home/u", "/root", "/home/u/.cargo", "/root/.ssh"]
+    {
+        assert_eq!(line(FileOp::Write, directory), None, "nor by its own name: {directory}");
+    }
+    let nameless = std::path::Path::new(std::ffi::OsStr::from_bytes(b"/etc/\xff"));
+    for op in [FileOp::Read, FileOp::Write] {
+        assert_eq!(policy("").allowing(op, nameless, None), None, "it would be by its directory");
+    }
+    // A file that is there can be granted as itself, and a directory that is somebody's own work.
+    for (op, path, granted) in [
+        (FileOp::Write, "/etc/motd", "/etc/motd"),
+        (FileOp::Write, "/home/u/.cargo/config.toml", "/home/u/.cargo/config.toml"),
+        (FileOp::Create, "/home/u/notes/new", "/home/u/notes"),
+        (FileOp::Create, "/var/lib/mine/new", "/var/lib/mine"),
+        (FileOp::Remove, "/srv/other/old", "/srv/other"),
+    ] {
+        let printed = line(op, path).expect("a line");
+        assert!(printed.starts_with(&format!("files.write = [\"{granted}\"]")), "{printed}");
+        assert_eq!(
+            policy(&printed).judge(op, std::path::Path::new(path)).decision,
+            Decision::Allow,
+            "{printed}"
+        );
+    }
 }
 
 #[test]

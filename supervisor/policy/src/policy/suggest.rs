@@ -1,5 +1,6 @@
 //! The one line of TOML that would allow what was denied, and after it, as a comment, where it goes.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use super::{FileOp, Guard, Policy};
@@ -9,6 +10,12 @@ use crate::egress;
 use crate::escape::escape;
 use crate::pattern::check_literal;
 use crate::rule::RuleRef;
+
+/// What every program of the host obeys, with all that lies below.
+const SYSTEM: &[&str] = &[
+    "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/boot", "/sys", "/proc", "/dev",
+    "/run",
+];
 
 /// A profile as far as it takes to say where a line goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +54,6 @@ impl Policy {
     /// has, for what is changed outside only, and for part of what mounts guard.
     #[must_use]
     pub fn allowing(&self, op: FileOp, path: &Path, rule: Option<&RuleRef>) -> Option<String> {
-        // TOML holds Unicode only; other names are granted through their directory.
-        let Some(shown) = path.to_str() else { return self.allowing(op, path.parent()?, rule) };
         if rule.is_some_and(|rule| rule.line == 0) {
             return None;
         }
@@ -57,18 +62,19 @@ impl Policy {
         {
             // Mounts hold a whole object and no exceptions: with one, a host without the path judge would guard nothing of
             // it any more. And what has a `*` in its name would open all that it matches.
-            let opens_it_alone = !guard.may_be_held() && check_literal(shown).is_ok();
-            return opens_it_alone.then(|| self.excepting(guard, shown));
+            let alone = path.to_str().filter(|path| !guard.may_be_held() && check_literal(path).is_ok());
+            return alone.map(|path| self.excepting(guard, path));
         }
-        // A name is made and removed in its directory.
-        let granted = match op {
-            FileOp::Create | FileOp::Remove => path.parent().and_then(Path::to_str).unwrap_or(shown),
-            FileOp::Read | FileOp::Write | FileOp::Exec | FileOp::Connect => shown,
-        };
-        if self.bindings.home.starts_with(granted) {
+        // A name is made and removed in its directory. TOML holds Unicode only; other names are granted through theirs.
+        let by_directory = matches!(op, FileOp::Create | FileOp::Remove) || path.to_str().is_none();
+        let granted = if by_directory { path.parent()? } else { path };
+        let too_much = match op {
+            _ if by_directory => self.holds_what_others_obey(granted),
+            FileOp::Write => self.is_shallow(granted),
             // That would open the whole home directory, or more.
-            return None;
-        }
+            _ => self.bindings.home.starts_with(granted),
+        };
+        let granted = granted.to_str().filter(|path| !too_much && check_literal(path).is_ok())?;
         let key = op.list();
         let list = |grant: &&crate::profile::Grant| grant.kind.key() == key;
         let beside = self.rules.grants.iter().filter(list).map(|grant| &grant.rule);
@@ -91,6 +97,34 @@ impl Policy {
         let to = format!("to = [{}]", quoted(&format!("{name}:{port}")));
         let beside = self.rules.egress.iter().map(|egress| &egress.rule);
         Some(self.added("egress", "[[egress]]", &to, beside))
+    }
+
+    /// Whether making names in a directory would change more than one project's work: programs and settings of the
+    /// system or of a person. Then no line is told at all, for it would be followed.
+    fn holds_what_others_obey(&self, directory: &Path) -> bool {
+        let among = |above: &Path| {
+            self.is_hidden_of_a_person(above) || SYSTEM.iter().any(|own| above == Path::new(own))
+        };
+        self.is_shallow(directory) || directory.ancestors().any(among)
+    }
+
+    /// Whether it lies so far up that it holds what has nothing to do with each other.
+    fn is_shallow(&self, path: &Path) -> bool {
+        let above = path.parent().unwrap_or(path);
+        self.bindings.home.starts_with(path)
+            || ["/", "/home", "/var"].iter().any(|shallow| above == Path::new(shallow))
+            || self.is_hidden_of_a_person(path)
+    }
+
+    /// `~/.ssh`, `~/.config` and their like, of anybody.
+    fn is_hidden_of_a_person(&self, path: &Path) -> bool {
+        let hidden = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"."));
+        let in_home = |above: &Path| {
+            above == self.bindings.home
+                || above == Path::new("/root")
+                || above.parent() == Some(Path::new("/home"))
+        };
+        hidden && path.parent().is_some_and(in_home)
     }
 
     /// A line that adds to the profile at the top, and where it goes there. `beside` are the rules it would stand among.
