@@ -496,6 +496,30 @@ fn with_json_standard_error_has_one_object_a_line() -> Outcome {
 }
 
 #[test]
+fn where_no_agent_can_work_run_and_doctor_say_so_without_blaming_the_profiles() -> Outcome {
+    let skep = Skep::new()?;
+    for (place, why) in [
+        (skep.ground().home(), "holds the whole home directory"),
+        ("/tmp".into(), "is what every sandbox has of its own"),
+        ("/".into(), "the whole"),
+    ] {
+        let finished = process::run(&mut skep.run(["true"]).directory(&place).command(), PATIENCE)?;
+        let said = &finished.stderr;
+        let plain = said.contains(&format!("the workspace {} ", place.display())) && said.contains("cd into");
+        ensure!(finished.code() == 125 && plain && said.contains(why) && said.lines().count() == 2, "{said}");
+        let doctor = process::run(skep.command(["doctor"]).current_dir(&place), PATIENCE)?;
+        let said = &doctor.stdout;
+        ensure!(doctor.code() == 125 && !said.contains("WRONG"), "{}: {said}", place.display());
+        ensure!(said.contains("not judged here: this directory ") && said.contains(why), "{said}");
+    }
+    // Where no rule names the workspace, it may be anywhere.
+    let run = skep.run(["true"]).profile("base").directory(skep.ground().home());
+    let finished = process::run(&mut run.command(), PATIENCE)?;
+    ensure!(!finished.stderr.contains("the workspace"), "{finished:?}");
+    Ok(())
+}
+
+#[test]
 fn a_plan_is_printed_and_nothing_started() -> Outcome {
     let skep = Skep::new()?;
     let command = ["run", "--plan", "--", "/bin/touch", "made"];

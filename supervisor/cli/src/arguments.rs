@@ -13,7 +13,8 @@ Exit codes:
   1        `audit verify`: the log is not intact; `profile check`: the profile has errors or does
            not start here; `doctor`: a profile does not start here
   2        the command line is wrong
-  125      skep could not do it, or could not go on with it: the message says which
+  125      skep could not do it, or could not go on with it: the message says which; `doctor`: not every
+           profile could be judged in this directory
   126,127  `run`: the command is not executable, or was not found
   128+n    `run`: the agent died of signal n
   else     `run`: the agent's own exit code";

@@ -19,7 +19,7 @@ use skep_runtime::audit;
 use crate::access::Access;
 use crate::arguments::{self, ProfileCommand};
 use crate::show::audit::{Printer, ShowError, filter, follow, show, verification};
-use crate::show::doctor::{self, findings};
+use crate::show::doctor::{self, Judged, findings};
 use crate::show::profile::{self, Checked, Question};
 use crate::show::render::{Screen, foreign, lines};
 
@@ -256,7 +256,8 @@ fn is_path(named: &OsStr) -> bool {
 const UNPRIVILEGED: &str =
     "not run as root: what only root can try is shown as missing; sudo skep doctor tries everything";
 
-/// `skep doctor`: the exit code is 1 when one of the profiles does not start here.
+/// `skep doctor`: the exit code is 1 when one of the profiles does not start here, and 125 when that is not known of all,
+/// for this directory can be no workspace.
 #[must_use]
 pub fn doctor(
     arguments: &arguments::Doctor,
@@ -265,15 +266,21 @@ pub fn doctor(
     around: &Surroundings<'_>,
 ) -> Answer {
     let check = |name: &String| {
-        let checked = match around.load(OsStr::new(name)) {
-            Ok(effective) => compiled(&effective, &around.bindings, around),
-            Err(LocalError::Profile(errors)) => Err(errors),
+        let judged = match around.load(OsStr::new(name)) {
+            Ok(effective) => match compiled(&effective, &around.bindings, around) {
+                Err(errors) => match around.bindings.unfit_workspace(&effective, around.tree) {
+                    Some(why) => Err(why),
+                    None => Ok(Err(errors)),
+                },
+                checked => Ok(checked),
+            },
+            Err(LocalError::Profile(errors)) => Ok(Err(errors)),
             // A name without a profile, or a file that went away meanwhile: nothing is wrong in any text.
-            Err(_gone) => Err(Diagnostics::default()),
+            Err(_gone) => Ok(Err(Diagnostics::default())),
         };
-        (name.clone(), checked)
+        (name.clone(), judged)
     };
-    let profiles: Vec<(String, Checked)> = around.names.iter().map(check).collect();
+    let profiles: Vec<(String, Judged)> = around.names.iter().map(check).collect();
     let (found, access) = (findings(facts, around.host), doctor::access(access));
     let text = match arguments.output.json {
         true => doctor::json(&facts.kernel, &found, &access, &profiles),
@@ -282,8 +289,14 @@ pub fn doctor(
             if nix::unistd::geteuid().is_root() { report } else { format!("{UNPRIVILEGED}\n{report}") }
         }
     };
-    let all = profiles.iter().all(|(_, checked)| profile::starts(checked));
-    Answer::new(&text, u8::from(!all))
+    let fails =
+        |(_, judged): &(String, Judged)| judged.as_ref().is_ok_and(|checked| !profile::starts(checked));
+    let exit = match profiles.iter().any(fails) {
+        true => 1,
+        false if profiles.iter().any(|(_, judged)| judged.is_err()) => 125,
+        false => 0,
+    };
+    Answer::new(&text, exit)
 }
 
 #[cfg(test)]

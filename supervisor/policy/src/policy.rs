@@ -66,6 +66,24 @@ impl Bindings {
         }
     }
 
+    /// Why the workspace can be none, if that is all that keeps a profile from being compiled with these bindings: then
+    /// the profile is right, and its errors would be about somebody's choice of a directory.
+    #[must_use]
+    pub fn unfit_workspace(&self, effective: &Effective, tree: &dyn Tree) -> Option<&'static str> {
+        let workspace = &self.workspace;
+        let why = if self.home.starts_with(workspace) {
+            "holds the whole home directory"
+        } else if workspace == Path::new("/tmp")
+            || ["/proc", "/dev"].iter().any(|own| workspace.starts_with(own))
+        {
+            "is what every sandbox has of its own"
+        } else {
+            return None;
+        };
+        let elsewhere = Self { workspace: self.home.join("example-workspace"), ..self.clone() };
+        Policy::compile(effective, &elsewhere, tree).is_ok().then_some(why)
+    }
+
     /// Bindings for tests of ours: `/home/u` and `/home/u/project`.
     #[must_use]
     pub fn for_tests() -> Self {
@@ -218,5 +236,31 @@ impl Grant {
             self.real = walk.real;
             self.links = walk.links;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compose::compose;
+    use crate::diagnostics::Source;
+    use crate::profile::Profile;
+    use crate::shipped::Shipped;
+    use crate::tree::Imagined;
+
+    #[test]
+    fn a_workspace_is_to_blame_only_for_what_is_right_elsewhere() {
+        let unfit = |workspace: &str, grants: &str| {
+            let text = format!("schema = 1\nname = \"p\"\n[files]\nwrite = [{grants}]\n");
+            let effective = compose(&Profile::parse(&Source::new("p", text)).unwrap(), &Shipped).unwrap();
+            let bindings = Bindings { workspace: workspace.into(), ..Bindings::for_tests() };
+            assert!(Policy::compile(&effective, &bindings, &Imagined).is_err() || workspace == "/home/u/x");
+            bindings.unfit_workspace(&effective, &Imagined).is_some()
+        };
+        for workspace in ["/", "/home", "/home/u", "/tmp", "/dev/shm"] {
+            assert!(unfit(workspace, "\"${workspace}\""), "{workspace}");
+            assert!(!unfit(workspace, "\"${workspace}\", \"/\""), "{workspace}");
+        }
+        assert!(!unfit("/home/u/x", "\"${workspace}\""));
     }
 }

@@ -157,7 +157,10 @@ fn look(
     };
     let effective = guarding_itself(effective, &tree, request)?;
     let policy = Policy::compile(&effective, &bindings, &tree).map_err(|errors| {
-        Refusal::new("profile", errors.to_string(), "skep profile check FILE says this too")
+        match bindings.unfit_workspace(&effective, &tree) {
+            Some(why) => no_workspace(&format!("{} {why}", workspace.display())),
+            None => Refusal::new("profile", errors.to_string(), "skep profile check FILE says this too"),
+        }
     })?;
     check_writing(&policy, caller, &tree)?;
     let binding =
@@ -353,8 +356,12 @@ fn workspace(tree: &HostTree, path: &Path) -> Result<PathBuf, Refusal> {
         Found::Unreachable(errno) => format!("{shown}: {}", std::io::Error::from_raw_os_error(errno)),
         Found::File(_) | Found::Other(_) | Found::Symlink(_) => format!("{shown} is no directory"),
     };
+    Err(no_workspace(&problem))
+}
+
+fn no_workspace(problem: &str) -> Refusal {
     let advice = "cd into the project, or name it with --workspace DIR";
-    Err(Refusal::new("workspace", format!("the workspace {problem}"), advice))
+    Refusal::new("workspace", format!("the workspace {problem}"), advice)
 }
 
 /// A workspace that the profile opens for writing must be one the agent can write to: otherwise it would find out, one

@@ -10,6 +10,9 @@ use super::profile::{Checked, starts, written_rules};
 use super::render::{Ink, Screen, counted, foreign, lines, pad, table};
 use super::weaker::{grouped, refused_json, weaker_json};
 
+/// What doctor found out about a profile; where the directory it was called in can be no workspace, why not.
+pub type Judged = Result<Checked, &'static str>;
+
 /// One layer: is it here, how is that known, what would change it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -194,7 +197,7 @@ pub fn report(
     kernel: &str,
     findings: &[Finding],
     access: &Finding,
-    profiles: &[(String, Checked)],
+    profiles: &[(String, Judged)],
 ) -> String {
     let mut out = format!("kernel {}\n\n", foreign(kernel));
     for finding in findings.iter().chain([access]) {
@@ -205,14 +208,18 @@ pub fn report(
             out += &format!("{:>31}{}\n", "", screen.paint(Ink::Faint, &format!("-> {}", finding.advice)));
         }
     }
-    let row = |(name, checked): &(String, Checked)| vec![foreign(name), verdict(checked)];
+    let row = |(name, judged): &(String, Judged)| vec![foreign(name), verdict(judged)];
     let rows: Vec<_> = profiles.iter().map(row).collect();
     out += "\n";
     out += &table(screen, &["PROFILE", "HERE, WITH THIS DIRECTORY AS WORKSPACE"], &rows);
-    out + &profiles.iter().map(|(name, checked)| details(screen, name, checked)).collect::<String>()
+    out + &profiles.iter().map(|(name, judged)| details(screen, name, judged)).collect::<String>()
 }
 
-fn verdict(checked: &Checked) -> String {
+fn verdict(judged: &Judged) -> String {
+    let checked = match judged {
+        Ok(checked) => checked,
+        Err(why) => return format!("not judged here: this directory {why}; cd into a project"),
+    };
     match checked {
         Ok((policy, Ok(binding))) => match binding.weaker().count() {
             0 => "starts, every rule enforced".to_owned(),
@@ -225,7 +232,8 @@ fn verdict(checked: &Checked) -> String {
     }
 }
 
-fn details(screen: &Screen, name: &str, checked: &Checked) -> String {
+fn details(screen: &Screen, name: &str, judged: &Judged) -> String {
+    let Ok(checked) = judged else { return String::new() };
     let head = |text: &str| screen.paint(Ink::Strong, &format!("\n{}: {text}\n", foreign(name)));
     match checked {
         Ok((_, Ok(binding))) if binding.weaker().next().is_some() => head("weaker here") + &grouped(binding),
@@ -237,7 +245,7 @@ fn details(screen: &Screen, name: &str, checked: &Checked) -> String {
 
 /// The whole report as one JSON object.
 #[must_use]
-pub fn json(kernel: &str, findings: &[Finding], access: &Finding, profiles: &[(String, Checked)]) -> String {
+pub fn json(kernel: &str, findings: &[Finding], access: &Finding, profiles: &[(String, Judged)]) -> String {
     let layers: Vec<Value> = findings
         .iter()
         .map(|f| json!({ "layer": f.layer, "here": f.here, "why": foreign(&f.why), "advice": f.advice }))
@@ -245,7 +253,14 @@ pub fn json(kernel: &str, findings: &[Finding], access: &Finding, profiles: &[(S
     let access = json!({ "member": access.here, "why": access.why, "advice": access.advice });
     let profiles: Vec<Value> = profiles
         .iter()
-        .map(|(name, checked)| {
+        .map(|(name, judged)| {
+            let checked = match judged {
+                Ok(checked) => checked,
+                Err(why) => {
+                    let why = format!("this directory {why}");
+                    return json!({ "profile": foreign(name), "starts": null, "why": why });
+                }
+            };
             let (weaker, refused) = match checked {
                 Ok((_, Ok(binding))) => (weaker_json(binding), Vec::new()),
                 Ok((_, Err(refusal))) => (Vec::new(), refused_json(refusal)),
@@ -313,8 +328,9 @@ mod tests {
         let effective = compose(&Profile::parse(&source).unwrap(), &Shipped).unwrap();
         let policy = Policy::compile(&effective, &Bindings::for_tests(), &Imagined).unwrap();
         let profiles = [
-            ("a".to_owned(), Ok((policy.clone(), Ok(Binding::default())))),
-            ("b".to_owned(), Ok((policy, Err(Refusal { rules: Vec::new() })))),
+            ("a".to_owned(), Ok(Ok((policy.clone(), Ok(Binding::default()))))),
+            ("b".to_owned(), Ok(Ok((policy, Err(Refusal { rules: Vec::new() }))))),
+            ("c".to_owned(), Err("holds the whole home directory")),
         ];
         let found = findings(&facts(), &Host::default());
         let access = access(&Access { user: Some("bee".into()), standing: Standing::Outside });
@@ -323,11 +339,15 @@ mod tests {
                         -> sudo usermod -aG skep bee, then log in again\n";
         assert!(text.contains(expected), "{text}");
         assert!(text.contains("a        starts, every rule enforced\nb        REFUSES to start"), "{text}");
+        let unjudged =
+            "c        not judged here: this directory holds the whole home directory; cd into a project\n";
+        assert!(text.contains(unjudged), "{text}");
         assert!(text.lines().all(|line| line.chars().all(skep_policy::escape::is_plain)), "{text:?}");
         let value: Value = serde_json::from_str(&json("6.18", &found, &access, &profiles)).unwrap();
         assert_eq!(
             (&value["profiles"][0]["starts"], &value["profiles"][1]["starts"]),
             (&json!(true), &json!(false))
         );
+        assert_eq!(value["profiles"][2]["starts"], Value::Null);
     }
 }
