@@ -514,7 +514,7 @@ fn no_line_opens_what_others_obey_for_writing() {
         "/home/u/.cargo/bin",
         "/home/u/.ssh",
         "/home/other/.config/x",
-        "/root/.cargo",
+        "/root/.npm",
         "/root/.local/share/x",
         "/run/user/1000",
     ] {
