@@ -99,9 +99,9 @@ impl Spawner {
         let mut descriptors = vec![theirs.as_fd()];
         descriptors.extend(stderr);
         let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The command first: the descriptors are what the thread waits for.
-        thread.commands.send(command).map_err(|_ended| SpawnError::Ended)?;
+        // A command without its descriptors would get those of the next one, so they come first.
         thread.descriptors.send(&STREAMS, &descriptors)?;
+        thread.commands.send(command).map_err(|_ended| SpawnError::Ended)?;
         let child = thread.children.recv().unwrap_or(Err(SpawnError::Ended))?;
         Ok(Helper { child, channel: ours })
     }
@@ -116,14 +116,10 @@ fn start_helpers(
     commands: &Receiver<Command>,
     started: &Sender<Result<Child, SpawnError>>,
 ) {
-    loop {
-        let streams = match descriptors.receive::<u8>() {
-            Ok(None) => return,
-            Ok(Some((_streams, streams))) => Ok(streams),
-            Err(error) => Err(error.into()),
-        };
+    // An error ends it: nobody could say whose descriptors come next.
+    while let Ok(Some((_streams, streams))) = descriptors.receive::<u8>() {
         let Ok(command) = commands.recv() else { return };
-        if started.send(streams.and_then(|streams| start(command, streams))).is_err() {
+        if started.send(start(command, streams)).is_err() {
             return;
         }
     }
@@ -144,6 +140,7 @@ fn start(mut command: Command, streams: Vec<OwnedFd>) -> Result<Child, SpawnErro
 mod tests {
     use std::fs;
     use std::io::Read;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -152,7 +149,9 @@ mod tests {
         let spawner = Spawner::start().unwrap();
         let mut held = tempfile::tempfile().unwrap();
         let (mut said, stderr) = std::io::pipe().unwrap();
-        let script = ["-c", "ls /proc/$$/fd | tr '\\n' ' ' >&2"];
+        // A shell keeps what it needs for a moment above 9.
+        let script =
+            ["-c", "for n in 0 1 2 3 4 5 6 7 8 9; do test -e /proc/$$/fd/$n && echo $n; done >&2; true"];
         let Helper { mut child, channel } =
             spawner.helper(Path::new("/bin/sh"), &script, Some(stderr.as_fd())).unwrap();
         assert!(child.wait().unwrap().success());
@@ -161,7 +160,7 @@ mod tests {
         let mut listed = String::new();
         // Its end is there: neither we nor the thread still hold the other one.
         said.read_to_string(&mut listed).unwrap();
-        assert_eq!(listed.trim(), "0 1 2");
+        assert_eq!(listed, "0\n1\n2\n");
         assert_eq!(held.read(&mut [0]).unwrap(), 0);
     }
 
@@ -170,19 +169,25 @@ mod tests {
         let (before, spawner) = (tempfile::NamedTempFile::new().unwrap(), Spawner::start().unwrap());
         let after = tempfile::NamedTempFile::new().unwrap();
         spawner.helper(Path::new("/bin/true"), &[], None).unwrap().child.wait().unwrap();
-        let mut threads = 0;
-        for task in fs::read_dir("/proc/self/task").unwrap() {
-            let task = task.unwrap().path();
-            // Of another test's thread that has just ended there may be nothing left to read.
-            if fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "spawner") {
-                threads += 1;
-                let held = fs::read_dir(task.join("fd")).into_iter().flatten().flatten();
-                for target in held.filter_map(|entry| fs::read_link(entry.path()).ok()) {
-                    assert!(target != before.path() && target != after.path(), "{}", target.display());
-                }
-            }
+        // Another test's thread may not have a table of its own yet, and another's may have just ended.
+        let begun = Instant::now();
+        while spawners_hold(&[before.path(), after.path()]) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "a spawner holds what is not its own");
+            thread::sleep(Duration::from_millis(5));
         }
-        assert!(threads > 0);
+    }
+
+    /// Has a thread that starts helpers one of these open?
+    fn spawners_hold(files: &[&Path]) -> bool {
+        let tasks = fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+        let spawners: Vec<_> = tasks
+            .filter(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "spawner"))
+            .collect();
+        assert!(!spawners.is_empty());
+        let held =
+            spawners.iter().flat_map(|task| fs::read_dir(task.join("fd")).into_iter().flatten().flatten());
+        held.filter_map(|entry| fs::read_link(entry.path()).ok())
+            .any(|target| files.contains(&target.as_path()))
     }
 
     #[test]

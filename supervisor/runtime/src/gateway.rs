@@ -238,7 +238,9 @@ impl Actor {
     }
 
     async fn start(&self) -> Result<Helper, GatewayError> {
-        let running = self.program.start()?;
+        let program = self.program.clone();
+        let started = tokio::task::spawn_blocking(move || program.start()).await;
+        let running = started.unwrap_or(Err(SpawnError::Ended))?;
         let what = match timeout(PATIENCE, running.channel.receive()).await {
             Ok(Ok(Some((GatewayEvent::Ready, _)))) => return Ok(running),
             Ok(Ok(Some(_))) => "spoke before it was ready".to_owned(),

@@ -104,7 +104,8 @@ impl Reserve {
     #[must_use]
     pub fn new(keeper: Program, cgroups: Arc<Tree>, stopping: watch::Receiver<bool>) -> Arc<Self> {
         let (waiting, refilling) = (Mutex::new(Some(Vec::new())), tokio::sync::Mutex::default());
-        let serial = AtomicU64::new(0);
+        // Another daemon of this host begins elsewhere, or its sandboxes would have the same ids.
+        let serial = AtomicU64::new(RandomState::new().hash_one(Instant::now()));
         let reserve = Arc::new(Self { keeper, cgroups, stopping, waiting, serial, refilling });
         reserve.refill_after(Duration::ZERO);
         reserve

@@ -266,6 +266,8 @@ impl Sandbox {
             admitted.map_err(|error| launch("BPF map", &error))
         });
         if let Err(refusal) = judged {
+            // What was admitted in part is forgotten again.
+            let _nothing_ran = supervisor.dismiss(empty.cgroup.number());
             supervisor.reserve.discard(empty);
             return Err(refusal);
         }

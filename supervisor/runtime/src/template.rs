@@ -44,11 +44,14 @@ impl Templates {
     /// When the keeper cannot build it: the launch would have failed at the same step.
     pub async fn of(&self, supervisor: &Supervisor, plan: &Plan) -> Result<Arc<OwnedFd>, Refusal> {
         let key = (plan.lookup, plan.template.clone());
-        if let Some(found) = self.kept().take(&key) {
+        let found = self.kept().take(&key);
+        if let Some(found) = found {
             return Ok(found);
         }
         let namespace = Arc::new(build(supervisor, plan).await?);
-        self.kept().add(key, Arc::clone(&namespace));
+        // Not while the others wait: closing the last descriptor of a namespace takes it apart.
+        let removed = self.kept().add(key, Arc::clone(&namespace));
+        drop(removed);
         Ok(namespace)
     }
 
@@ -79,16 +82,18 @@ impl Kept {
         Some(namespace)
     }
 
-    /// Adds one that was built for a launch.
-    fn add(&mut self, key: Key, namespace: Arc<OwnedFd>) {
+    /// Adds one that was built for a launch, in the place of one with the same key if another launch has built that
+    /// meanwhile. Returns those that are kept no longer.
+    fn add(&mut self, key: Key, namespace: Arc<OwnedFd>) -> Vec<Template> {
+        let mut removed = Vec::new();
         let is_his = |template: &Template| template.key.0.uid == key.0.uid;
-        if self.0.iter().filter(|template| is_his(template)).count() >= MOST_OF_A_USER
-            && let Some(oldest) = self.0.iter().rposition(is_his)
-        {
-            self.0.remove(oldest);
-        }
+        let same = self.0.iter().position(|template| template.key == key);
+        let too_many = || self.0.iter().filter(|template| is_his(template)).count() >= MOST_OF_A_USER;
+        let goes = same.or_else(|| too_many().then(|| self.0.iter().rposition(is_his)).flatten());
+        removed.extend(goes.and_then(|index| self.0.remove(index)));
         self.0.push_front(Template { key, namespace, launches: 1 });
-        self.0.truncate(MOST);
+        removed.extend(self.0.drain(self.0.len().min(MOST)..));
+        removed
     }
 }
 

@@ -1,7 +1,6 @@
 //! Loading `observe`, and telling it which cgroups are sandboxes.
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -108,8 +107,6 @@ impl Programs {
         loader.override_global("OFFSETS", bytemuck::bytes_of(&offsets), true);
         let ring_bytes = u64::from(ring);
         loader.override_global("RING_BYTES", bytemuck::bytes_of(&ring_bytes), true);
-        let seed = RandomState::new().hash_one(object.len());
-        loader.override_global("LOOKS_SEED", bytemuck::bytes_of(&seed), true);
         let mut ebpf = loader.load(object).map_err(|source| OBSERVE.failed(source))?;
         describe_syscalls(&mut ebpf)?;
         let sandboxes = OBSERVE.map(&mut ebpf, "SANDBOXES")?;

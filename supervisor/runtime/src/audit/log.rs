@@ -242,7 +242,7 @@ impl Log {
     /// As [`Log::append`], or the anchor's.
     pub fn close(mut self) -> Result<(), AuditError> {
         if self.is_over {
-            self.rotate()?;
+            self.rotate_or_go_on()?;
         }
         self.write(vec![Record::general(Body::Log(LogEvent::Shut))], Durability::Durable)?;
         self.anchor.stop();
